@@ -1,0 +1,31 @@
+"""What a user can do something about: every such error is one line, and ends the command with exit code 2."""
+
+
+class UserError(Exception):
+    """Something that the user, not the program, has to mend. Printed as `error: what (where); do`.
+
+    what: what happened. where: the file, row, key or flag; relative, never a patient id. do: what to do next.
+    """
+
+    def __init__(self, what: str, where: str, do: str) -> None:
+        super().__init__(what, where, do)
+        self.what, self.where, self.do = what, where, do
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.where}); {self.do}"
+
+
+class ConfigError(UserError):
+    """A setting, flag or suite that cannot be used."""
+
+
+class DataError(UserError):
+    """A file or row of a data set that cannot be used."""
+
+
+class LeakError(UserError):
+    """A patient or image on two sides, or a test side reached from where it must not be."""
+
+
+class MachineError(UserError):
+    """Disk, memory, permissions or services that do not suffice."""

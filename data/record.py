@@ -1,0 +1,122 @@
+"""One image with its patient, view and findings, as a reader describes it. Nothing here decodes a pixel by itself."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from data.errors import DataError
+
+
+class Pixels(Protocol):
+    """Where pixels come from: a file, or a generator. Cheap to hold, hashable, picklable.
+
+    `name` is fit for a message (relative path or recipe). `read()` decodes: an image gives (H, W) numbers, brighter =
+    denser, any range; a mask gives (H, W) bool, True on the lesion. `fingerprint()` is the hash of the content.
+    `read` raises DataError, naming the file and (for DICOM) the transfer syntax.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def read(self) -> np.ndarray: ...
+    def fingerprint(self) -> str: ...
+
+
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in film pixels, half open
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One lesion in one image. Masks are True on the lesion; None = unknown, never a guess."""
+
+    finding_id: str  # unique in the data set, fit for publication
+    lesion_id: str  # shared by the views of one lesion
+    kind: str = "mass"
+    margin: str | None = None  # one of data.tracks.MARGINS
+    malignant: bool | None = None
+    mask: Pixels | None = None
+    fine_mask: Pixels | None = None
+    box: Box | None = None  # None: the bounding box of the mask
+    attributes: Mapping[str, str | float | None] = field(default_factory=dict)  # assessment, shape, subtlety...
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image. `patient_id` is the data set's own and never leaves the machine; artifacts carry `public_id` of it."""
+
+    dataset: str
+    record_id: str  # unique, fit for publication: make it with `public_id`
+    patient_id: str
+    laterality: str  # L | R
+    view: str  # CC | MLO | other
+    image: Pixels
+    findings: tuple[Finding, ...] = ()
+    has_mass: bool | None = None
+    official_split: str | None = None  # train | validation | test
+    attributes: Mapping[str, str | float | None] = field(default_factory=dict)  # density (a-d), vendor, grade
+    counterfactual_of: str | None = None  # record_id of the origin
+
+
+def public_id(dataset: str, *parts: str) -> str:
+    """An id that can be printed and published: the data set's name and 12 hex digits of a hash of the parts."""
+    return f"{dataset}-{hashlib.sha256('|'.join((dataset, *parts)).encode()).hexdigest()[:12]}"
+
+
+class Options(BaseModel):
+    """Base of a reader's options: what may be asked of the data set. Unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a data set is: shown by `list datasets`, checked before a method is run on it."""
+
+    name: str
+    title: str
+    version: int  # bumped when the reader's output changes
+    tracks: tuple[str, ...]
+    provides: frozenset[str]  # of: margin, malignant, mask, fine_mask, box, normal
+    licence: str
+    source: str  # where to get it, in words
+    grade: str = "full"  # full | reduced | proxy | synthetic (STATISTICS: data grade)
+    needs_root: bool = True  # False: nothing lies on disk
+    published_counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What a reader or `prepare` met on its way: problems (a broken file, a bad row) and what was left out by rule.
+
+    With `skip_bad` a problem is noted and the row left out; without it the first one ends the run (DataError).
+    """
+
+    skip_bad: bool = False
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def problem(self, file: str, row: int | None, message: str, do: str, reason: str | None = None) -> None:
+        """`reason` groups problems for counting ("film not on disk"); default: the message itself."""
+        if not self.skip_bad:
+            where = f"{file}, row {row}" if row is not None else file
+            raise DataError(message, where, f"{do}, or pass --skip-bad to leave it out")
+        self.problems.append({"file": file, "row": row, "message": message})
+        self.left_out[reason or message] += 1
+
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        """Left out by the data set's or the track's own rule; no error."""
+        self.left_out[reason] += count
+
+
+class Reader(Protocol):
+    """What a file in `data/` offers to be a data set: CARD, Options and records."""
+
+    CARD: DataCard
+    Options: type[Options]
+
+    def records(self, root: Path | None, options: Any, report: Report) -> Iterator[Record]: ...

@@ -1,0 +1,334 @@
+"""The contract that every method keeps: one file in `models/` is a method (docs/adding_a_method.md).
+
+Shapes: B samples, H W input pixels, h w cells of a map at the method's own resolution, K classes, S sources of evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from pydantic import Field as _PydanticField
+from torch import Tensor, nn
+
+from data.batch import Batch
+from data.inputs import Augment, Inputs, Roi, Stream
+from data.tracks import TRACKS, Track
+
+Kind = Literal["science", "budget"]
+
+
+def Field(default: Any, *, kind: Kind = "science", description: str, **limits: Any) -> Any:  # noqa: N802
+    """A config field. science: decides what the method is; budget: how much is spent (a suite overlays it).
+
+    description: what it is, with its equation or table, and whether the value is the paper's or ours.
+    limits: pydantic's (ge, gt, le, lt, multiple_of...).
+    """
+    return _PydanticField(default, description=description, json_schema_extra={"kind": kind}, **limits)
+
+
+class MethodConfig(BaseModel):
+    """Fields that every method has; its own Config adds to them. Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(224, kind="budget", ge=16, description="side of the square input, pixels")
+    width: float = Field(1.0, kind="budget", gt=0, le=4, description="multiplier of the trunk's channel counts; 1 = published")
+    weights: Literal["imagenet", "pretext", "none"] = Field(
+        "imagenet", kind="budget", description="where the trunk starts: imagenet (published), pretext (trained here), none"
+    )
+    batch_size: int = Field(32, kind="budget", ge=1, description="samples of the first stream per optimiser step, all workers")
+    samples_per_class: int | None = Field(
+        None, kind="budget", ge=1, description="draws of each class an epoch; null: each training sample once"
+    )
+    roi: Roi = Field(Roi(), description="how the region is cut around the finding")
+    augment: Augment = Field(Augment(), description="variation of training samples")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a method is, as data: shown by `list methods`, checked before a run.
+
+    tracks: track served -> track whose labels it trains on (a margin network serves malignancy by its head).
+    needs: what the data must provide (of DataCard.provides). supervision: what training saw (STATISTICS, section 6).
+    """
+
+    name: str
+    title: str
+    year: int
+    tracks: Mapping[str, str]
+    explains: str
+    paper: str = ""
+    reference: str = ""  # reference code and its licence
+    needs: frozenset[str] = frozenset()
+    supervision: str = "label"  # label | + box | + mask | + fine mask
+    deviations: tuple[str, ...] = ()
+    refuses: Mapping[str, str] = field(default_factory=dict)  # track -> why it is not applicable
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is built for: the trained track, and facts of the data set that shape it."""
+
+    track: Track
+    dataset: str = "phantom"
+    provides: frozenset[str] = frozenset()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.track.classes
+
+    @classmethod
+    def of(cls, track: str, dataset: str = "phantom", provides: Iterable[str] = ()) -> Task:
+        return cls(TRACKS[track], dataset, frozenset(provides))
+
+
+@dataclass
+class Term:
+    """One term of a loss: a 0-dim tensor; how it was reduced over the batch; its weight in the total."""
+
+    value: Tensor
+    reduction: Literal["mean", "sum"]
+    weight: float = 1.0
+
+
+def term(value: Tensor, reduction: Literal["mean", "sum"] = "mean", weight: float = 1.0) -> Term:
+    return Term(value, reduction, weight)
+
+
+class Loss(dict[str, Term]):
+    """Named terms. The engine adds weight x value, scaling `sum` terms by world size, so workers never change a loss."""
+
+    def __init__(self, **terms: Term) -> None:
+        super().__init__(**terms)
+
+
+@dataclass
+class Prediction:
+    """scores (B, K): raw, for AUROC. probabilities (B, K): sum to 1 over the track's classes.
+
+    boxes: per sample (n, 5) x0 y0 x1 y1 score in input pixels, where the method detects. flagged (B) bool: the sample lies
+    outside the method's label space.
+    """
+
+    scores: Tensor
+    probabilities: Tensor
+    boxes: list[Tensor] | None = None
+    flagged: Tensor | None = None
+
+
+@dataclass
+class Evidence:
+    """What a score is made of: one map and one contribution per source (prototype, crop, cell).
+
+    contributions.sum(dim=1) + bias equals Prediction.scores to rounding.
+    """
+
+    maps: Tensor  # (B, S, h, w)
+    contributions: Tensor  # (B, S, K)
+    names: tuple[str, ...]  # S names, e.g. "prototype 3"
+    classes: tuple[int, ...]  # S classes, -1 = of no class
+    bias: Tensor | None = None  # (K,)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A test-time setting judged from the same activations: which map is read, and free parameters."""
+
+    name: str
+    map: str | None = None
+    settings: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass
+class Panel:
+    """One picture of an explanation, as arrays. image and map in [0, 1]; outline 1 on the lesion; box x0 y0 x1 y1."""
+
+    title: str
+    image: np.ndarray  # (H, W)
+    map: np.ndarray | None = None  # (h, w): drawn over the image, one colour scale in [0, 1]
+    outline: np.ndarray | None = None  # (H, W)
+    box: tuple[float, float, float, float] | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A run that this one starts from. The engine hands its final state to `start_from(name, state)`.
+
+    Made once per fold and final seed on the same training side; its cost is counted; its ancestry is inherited.
+    """
+
+    name: str  # the consumer's name for it, e.g. "trunk"
+    method: str
+    config: Mapping[str, Any]  # overrides of that method's Config
+    track: str
+
+
+class Context(Protocol):
+    """What `Stage.after` and `Stage.cache` may use. The same on every worker; `gather` is a collective call."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def batches(self, stream: str = "train", *, augment: bool = False, all_samples: bool = False) -> Iterator[Batch]:
+        """The training samples of a stream in table order, not shuffled; this worker's share unless all_samples."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every worker, in order of rank."""
+        ...
+
+    def generator(self, name: str) -> np.random.Generator:
+        """A generator that depends on the run's seed and the name alone, the same on every worker."""
+        ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share an optimiser's settings. lr per step, before the stage's schedule."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    lr: float
+    weight_decay: float = 0.0  # coupled, as torch.optim.Adam
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training. Parameters outside its groups are frozen while it runs.
+
+    epochs: 0 = only `after`. optimiser: key; stages of one key share one Adam, moments included.
+    schedule: factor of the rates at e, the epochs (a fraction within an epoch) already spent under this key.
+    streams: names of Inputs.streams, the first one sets the steps. selectable: its epochs may be chosen by validation.
+    start: "current", or "best" = begin from the best selectable state so far.
+    cache: makes tensors (B, ...) of each training sample once; its batches then carry them as Batch.cached.
+    after: changes the model once the epochs are over (projection, pruning, a head) and resets the choice of the best
+    state: a state from before it is no longer this model.
+    warmup_steps, clip_norm: linear warm-up of the rates over the key's first steps; gradient norm clipping; 0 = off.
+    """
+
+    name: str
+    groups: Sequence[Group] = ()
+    epochs: int = 1
+    optimiser: str | None = None  # None: a fresh one of its own
+    schedule: Callable[[float], float] | None = None
+    streams: tuple[str, ...] = ("train",)
+    selectable: bool = True
+    start: Literal["current", "best"] = "current"
+    cache: Callable[[Batch], Mapping[str, Tensor]] | None = None
+    after: Callable[[Context], None] | None = None
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+
+
+class Method(nn.Module):
+    """Base of all methods. A small paper writes `stages`, `forward`, `predict` and `maps`; the rest has a default."""
+
+    card: ClassVar[Card]  # set by the registry from the module's CARD
+    version: ClassVar[int] = 1
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def __init__(self, config: MethodConfig, task: Task) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.task = task
+
+    # ---- what it is fed with, and starts from -------------------------------------------------------------------
+    def inputs(self) -> Inputs:
+        """Size, region, augmentation and streams of training; default: one stream of all labelled samples."""
+        c = self.config
+        return Inputs(
+            size=(c.size, c.size),
+            target=self.task.track.name,
+            streams=(Stream("train", c.batch_size, samples_per_class=c.samples_per_class),),
+            roi=c.roi,
+            augment=c.augment,
+        )
+
+    @classmethod
+    def requires(cls, config: Any, task: Task) -> list[Requirement]:
+        """Runs that this one starts from."""
+        return []
+
+    def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Take over the final state of the requirement `name`. Called once, before the first stage."""
+        raise ValueError(f"{self.card.name} has no requirement {name!r}")
+
+    # ---- training -----------------------------------------------------------------------------------------------
+    def stages(self) -> list[Stage]:
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, stage: Stage) -> Loss:
+        raise NotImplementedError
+
+    def training_mode(self, stage: Stage) -> None:
+        """Set train / eval of submodules before an epoch of `stage`; default: all in train mode."""
+        self.train()
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+    def predict(self, batch: Batch, track: str) -> Prediction:
+        raise NotImplementedError
+
+    def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
+        """name -> (B, h, w): what the decision for class `target` (B) looked at, at the method's own resolution."""
+        raise NotImplementedError
+
+    def evidence(self, batch: Batch) -> Evidence | None:
+        """What the trained track's scores are made of; None where a method has no such sum."""
+        return None
+
+    def variants(self) -> list[Variant]:
+        return [Variant("default")]
+
+    def vary(self, prediction: Prediction, maps: Mapping[str, Tensor], variant: Variant) -> Prediction:
+        """The prediction under a test-time setting, from the same activations."""
+        return prediction
+
+    def explain(self, batch: Batch) -> list[list[Panel]]:
+        """Per sample the paper's own figure; default: the image with the lesion, and the map of the predicted class."""
+        prediction = self.predict(batch, self.task.track.name)
+        predicted = prediction.probabilities.argmax(dim=1)
+        maps = self.maps(batch, predicted)
+        rows: list[list[Panel]] = []
+        for i in range(len(batch)):
+            image = batch.image[i, 0].float().cpu().numpy()
+            outline = batch.mask[i, 0].float().cpu().numpy() if bool(batch.has_mask[i]) else None
+            name = self.task.classes[int(predicted[i])]
+            row = [Panel("image", image, outline=outline)]
+            for key, value in maps.items():
+                row.append(Panel(f"{key}: {name}", image, map=scale01(value[i]).float().cpu().numpy(), outline=outline))
+            rows.append(row)
+        return rows
+
+    def artifacts(self) -> dict[str, list[Panel]]:
+        """Pictures of the trained model itself (a prototypes gallery): page name -> panels."""
+        return {}
+
+    # ---- helpers ------------------------------------------------------------------------------------------------
+    def group(self, name: str, *parts: nn.Module | nn.Parameter, lr: float, weight_decay: float = 0.0) -> Group:
+        parameters: list[nn.Parameter] = []
+        for part in parts:
+            parameters.extend([part] if isinstance(part, nn.Parameter) else part.parameters())
+        return Group(name, tuple(parameters), lr, weight_decay)
+
+
+def scale01(map_hw: Tensor) -> Tensor:
+    """Min-max to [0, 1]; a constant map becomes all 0."""
+    low, high = map_hw.min(), map_hw.max()
+    return (map_hw - low) / (high - low) if bool(high > low) else torch.zeros_like(map_hw)
+
+
+def not_applicable(card: Card, track: str, provides: frozenset[str]) -> str | None:
+    """Why this method cannot serve this track on data that provide this, in words; None if it can."""
+    if track in card.refuses:
+        return card.refuses[track]
+    if track not in card.tracks:
+        return f"{card.name} does not serve the track {track}"
+    missing = sorted((card.needs | ({card.tracks[track]} & {"margin"})) - provides)
+    return f"needs {', '.join(missing)}, which the data set does not provide" if missing else None
