@@ -260,6 +260,11 @@ class Method(nn.Module):
         """Take over the final state of the requirement `name`. Called once, before the first stage."""
         raise ValueError(f"{self.card.name} has no requirement {name!r}")
 
+    @property
+    def supervision(self) -> str:
+        """What training saw under this config: label | + box | + mask | + fine mask; default: as the card says."""
+        return self.card.supervision
+
     # ---- training -----------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         raise NotImplementedError

@@ -1,0 +1,138 @@
+"""Search spaces: one file per method, `space(trial) -> overrides of that method's Config`, nested keys dotted.
+
+The name of a parameter is the config field's; a parameter that is no field (a switch between two forms of one) has its
+published value in the file's PUBLISHED, and SETTLES names the field that decides it when a suite holds that field. The published configuration is the Config's defaults, and lies in every space.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+import models
+from data.errors import ConfigError
+
+Space = Callable[[Any], dict[str, Any]]  # of a trial with optuna's suggest_* functions
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Methods that have a space."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def load(name: str) -> Space:
+    """The space of a method. ConfigError where there is none, or its file fails to import."""
+    return _module(name).space  # type: ignore[no-any-return]
+
+
+def published(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Parameters of trial 0: the published point, with what a suite lays over it (dotted keys), asked of the space
+    itself, so that only those are named which it would suggest there. ConfigError where one lies outside its range."""
+    recorder = Published(name, _settled(name, overrides))
+    load(name)(recorder)
+    return recorder.params
+
+
+def suggest(name: str, trial: Any, held: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the space suggests for a trial; parameters in `held` (dotted keys) are taken as they are and not searched."""
+    fixed = _settled(name, held)
+    suggested = load(name)(Held(trial, fixed) if fixed else trial)
+    return {key: value for key, value in suggested.items() if key not in fixed}
+
+
+def check(name: str) -> None:
+    """ConfigError unless the published point lies inside the space and the space names fields of the Config."""
+    recorder = Published(name, {})
+    config = models.load(name).Config
+    for key in load(name)(recorder):
+        _default(config, key, name)
+
+
+class _Suggester:
+    """The part of optuna's Trial that spaces use, over one function that answers for a parameter."""
+
+    def answer(self, name: str, kind: str, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.answer(name, "suggest_categorical", choices)
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        value: float = self.answer(name, "suggest_float", low, high, step=step, log=log)
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        value: int = self.answer(name, "suggest_int", low, high, step=step, log=log)
+        return value
+
+
+class Held(_Suggester):
+    """A trial of which some parameters are settled."""
+
+    def __init__(self, trial: Any, held: Mapping[str, Any]) -> None:
+        self.trial, self.held = trial, held
+
+    def answer(self, name: str, kind: str, *args: Any, **kwargs: Any) -> Any:
+        return self.held[name] if name in self.held else getattr(self.trial, kind)(name, *args, **kwargs)
+
+
+class Published(_Suggester):
+    """A trial that gives the published values, and refuses those outside their range; `params` holds what was asked."""
+
+    def __init__(self, method: str, overrides: Mapping[str, Any]) -> None:
+        self.method, self.overrides = method, overrides
+        self.config = models.load(method).Config
+        self.switches: Mapping[str, Any] = getattr(_module(method), "PUBLISHED", {})
+        self.params: dict[str, Any] = {}
+
+    def answer(self, name: str, kind: str, *args: Any, **kwargs: Any) -> Any:
+        if name in self.overrides:  # laid over the published point: not searched, so no range applies
+            return self.overrides[name]
+        value = self.switches[name] if name in self.switches else _default(self.config, name, self.method)
+        if not _inside(value, kind, args, kwargs):
+            raise ConfigError(
+                f"the published {name} = {value!r} lies outside the range {args}", f"search_spaces/{self.method}.py", "widen it"
+            )
+        self.params[name] = value
+        return value
+
+
+def _settled(name: str, held: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Held values, and the switches that they settle."""
+    fixed = dict(held or {})
+    for field, switch in getattr(_module(name), "SETTLES", {}).items():
+        if field in fixed:
+            fixed.setdefault(switch, bool(fixed[field]))
+    return fixed
+
+
+def _inside(value: Any, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    if kind == "suggest_categorical":
+        return value in list(args[0])
+    low, high, step = args[0], args[1], kwargs.get("step")
+    if not low <= value <= high:
+        return False
+    return not step or abs((value - low) / step - round((value - low) / step)) < 1e-9
+
+
+def _default(config: type[BaseModel], key: str, method: str) -> Any:
+    """Default of a field, by dotted key."""
+    value: Any = config()
+    for part in key.split("."):
+        if not isinstance(value, BaseModel) or part not in type(value).model_fields:
+            raise ConfigError(f"{key!r} is no field of {method}", f"search_spaces/{method}.py", "name a field, or add it to PUBLISHED")
+        value = getattr(value, part)
+    return value
+
+
+def _module(name: str) -> Any:
+    if name not in names():
+        raise ConfigError(f"no search space for {name!r}", "search_spaces", f"spaces: {', '.join(names())}; or train it as published")
+    try:
+        return importlib.import_module(f"search_spaces.{name}")
+    except Exception as error:  # noqa: BLE001  whatever the file raises makes the space unavailable, with that reason
+        raise ConfigError(f"{type(error).__name__}: {error}", f"search_spaces/{name}.py", "mend the file") from error

@@ -1,0 +1,267 @@
+"""The registry of metrics: names, units, directions, and from frames to Estimates. Never imports torch (docs/metrics).
+
+`compute` reads one frame, `over_seeds` the final seeds of one row, `difference` two rows, `quick` every epoch.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from bench.metrics import agreement, auroc, combine, explain
+from bench.metrics.agreement import confusion
+from bench.metrics.combine import holm
+from bench.metrics.estimate import Estimate
+from bench.metrics.frame import Frame, pack_masks
+from bench.metrics.maps import MapBuilder, MapTable
+from bench.metrics.parts import NotComputableError, Part
+from data.errors import ConfigError, DataError
+from data.tracks import TRACKS
+
+__all__ = [
+    "METRICS",
+    "VERSION",
+    "Estimate",
+    "Frame",
+    "MapBuilder",
+    "MapTable",
+    "Metric",
+    "compute",
+    "confusion",
+    "difference",
+    "holm",
+    "influence",
+    "over_seeds",
+    "pack_masks",
+    "quick",
+    "smallest_difference",
+    "unavailable",
+]
+VERSION = 1  # bumped when a number changes; part of a run's identity
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. direction: "max", "min", or "none" where more is neither. needs: of maps, masks, fine, images.
+
+    doc: its page in docs/metrics. tracks: those that have it.
+    """
+
+    name: str
+    unit: str
+    direction: str
+    tracks: frozenset[str]
+    needs: frozenset[str]
+    doc: str
+    summary: str
+
+
+METRICS: dict[str, Metric] = {}
+_PARTS: dict[str, Callable[[Frame], Part]] = {}
+_ALL = frozenset(TRACKS)
+SCALES: tuple[explain.Scale, ...] = ("lesion", "fine")
+OF: tuple[explain.Of, ...] = ("true", "predicted")
+
+
+def _register(
+    name: str,
+    make: Callable[[Frame], Part],
+    summary: str,
+    doc: str,
+    *,
+    direction: str = "max",
+    unit: str = "",
+    tracks: Iterable[str] = _ALL,
+    needs: Iterable[str] = (),
+) -> None:
+    METRICS[name] = Metric(
+        name, unit, direction, frozenset(tracks), frozenset(needs), f"docs/metrics/{doc}.md", summary
+    )
+    _PARTS[name] = make
+
+
+def _register_classification() -> None:
+    _register("auroc_mean", auroc.part, "mean one-vs-rest AUROC; of two classes their AUROC", "auroc")
+    for track in TRACKS.values():
+        for name in track.classes if len(track.classes) > 2 else track.classes[1:]:
+            one = partial(auroc.part, only=name)
+            _register(f"auroc_{name}", one, f"AUROC of {name} against the rest", "auroc", tracks=[track.name])
+    _register("accuracy", agreement.accuracy, "share of right classes", "accuracy")
+    _register("balanced_accuracy", agreement.balanced_accuracy, "mean over classes of the share found", "accuracy")
+    _register("kappa", agreement.kappa_part, "Cohen's kappa, unweighted", "kappa")
+    quadratic = partial(agreement.kappa_part, weights="quadratic")
+    _register("kappa_quadratic", quadratic, "Cohen's kappa, quadratic weights", "kappa", tracks=["margin"])
+    _register("ac1", agreement.ac1, "Gwet's AC1", "kappa")
+    _register("brier", agreement.brier, "Brier score", "calibration", direction="min")
+    _register("ece", agreement.calibration_error, "expected calibration error, 15 bins", "calibration", direction="min")
+
+
+def _register_explanation() -> None:
+    doc, share = "activation_precision", "share of pixels"
+    for scale in SCALES:
+        extra = ["fine"] if scale == "fine" else []
+        needs = ["maps", "masks", *extra]
+        for of in OF:
+            suffix = "" if of == "true" else "_predicted"
+            make = partial(explain.activation_precision, scale=scale, of=of)
+            text = f"share of the map's top 5 % pixels on the {scale} mask, {of} class"
+            _register(f"activation_precision_{scale}{suffix}", make, text, doc, unit=share, needs=needs)
+        text = f"activation precision against the best blind map, {scale} scale"
+        _register(f"skill_{scale}", partial(explain.skill, scale=scale), text, "skill", needs=needs)
+        for name, what in (("share", "mask's share of the image"), ("centre", "centre prior")):
+            label = f"mask_share_{scale}" if name == "share" else f"blind_{name}_{scale}"
+            make = partial(explain.blind, scale=scale, name=name)
+            text = f"activation precision of a blind map: {what}"
+            _register(label, make, text, "skill", direction="none", unit=share, needs=["masks", *extra])
+        for name in ("brightness", "sobel"):
+            make = partial(explain.blind, scale=scale, name=name)
+            text = f"activation precision of a blind map: {name} of the image"
+            needed = ["masks", "images", *extra]
+            _register(f"blind_{name}_{scale}", make, text, "skill", direction="none", unit=share, needs=needed)
+    text = "share of pixels counted as active (0.05 unless the map has ties)"
+    _register("ap_pixels", explain.active_pixels, text, doc, direction="none", unit=share, needs=["maps", "masks"])
+
+
+_register_classification()
+_register_explanation()
+_QUICK = ("auroc_mean", "auroc_", "accuracy")
+
+
+# ---- one frame ------------------------------------------------------------------------------------------------------
+def compute(frame: Frame, names: Sequence[str] | None = None) -> dict[str, Estimate]:
+    """What the frame allows, of `names` or of all metrics of its track; intervals are of patients only.
+
+    A metric that cannot be computed is absent; `unavailable` says why. Raises ConfigError for an unknown name.
+    """
+    return over_seeds([frame], names)
+
+
+def unavailable(frame: Frame, names: Sequence[str] | None = None) -> dict[str, str]:
+    """Why each metric that `compute` leaves out is left out."""
+    reasons: dict[str, str] = {}
+    for name in names if names is not None else _names_of(frame.track):
+        try:
+            _part(frame, name)
+        except NotComputableError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def quick(frame: Frame) -> dict[str, Estimate]:
+    """auroc_mean, auroc_<class> and accuracy in closed form, in milliseconds: for every epoch."""
+    found: dict[str, Estimate] = {}
+    for name in _names_of(frame.track):
+        if name.startswith(_QUICK):
+            try:
+                part = _part(frame, name)
+            except NotComputableError:
+                continue
+            found[name] = combine.quick_proportion(part) if name == "accuracy" else combine.estimate([part])
+    return found
+
+
+# ---- the seeds of a row, and two rows -------------------------------------------------------------------------------
+def over_seeds(frames: Sequence[Frame], names: Sequence[str] | None = None) -> dict[str, Estimate]:
+    """The mean over seeds of each metric with its patients x seeds interval (STATISTICS, sections 1 to 3).
+
+    frames: one for each seed (or for each seed and fold) of one row, on the same test rows. A metric that one of the
+    seeds does not allow is absent: there is no mean over survivors. Raises DataError when the rows differ.
+    """
+    groups = by_seed(frames)
+    found: dict[str, Estimate] = {}
+    for name in names if names is not None else _names_of(groups[0].track):
+        try:
+            parts = [_part(frame, name) for frame in groups]
+        except NotComputableError:
+            continue
+        found[name] = combine.estimate(parts)
+    return found
+
+
+def difference(frames_a: Sequence[Frame], frames_b: Sequence[Frame], name: str) -> tuple[Estimate, float]:
+    """a - b of one metric, with its interval and two-sided p: patients paired, seeds independent.
+
+    Raises DataError when the rows differ, or when the metric cannot be computed.
+    """
+    return combine.difference(*_both(frames_a, frames_b, name))
+
+
+def smallest_difference(
+    frames_a: Sequence[Frame], frames_b: Sequence[Frame], name: str, power: float = 0.8
+) -> float | None:
+    """The smallest true difference that these patients and seeds would have shown at alpha 0.05 with this power."""
+    return combine.smallest_difference(*_both(frames_a, frames_b, name), power)
+
+
+def influence(frames: Sequence[Frame], names: Sequence[str] | None = None) -> pd.DataFrame:
+    """psi of each patient, averaged over seeds: columns `patient` and one a metric (default: the AUROCs, accuracy).
+
+    Variance from patients = G/(G-1) sum(psi^2); of a difference between two rows: the same of psi_a - psi_b. A patient
+    without a row for a metric (no fine mask) has NaN there.
+    """
+    groups = by_seed(frames)
+    wanted = names if names is not None else [name for name in _names_of(groups[0].track) if name.startswith(_QUICK)]
+    patients = np.unique(
+        np.concatenate([frame.labelled().predictions["patient"].to_numpy(dtype=str) for frame in groups])
+    )
+    table = pd.DataFrame({"patient": patients}).set_index("patient")
+    for name in wanted:
+        try:
+            parts = [_part(frame, name) for frame in groups]
+        except NotComputableError:
+            continue
+        combine.check_same_rows(parts)
+        table[name] = pd.Series(combine.mean_psi(parts), index=parts[0].patients).reindex(table.index)
+    return table.reset_index()
+
+
+def by_seed(frames: Sequence[Frame]) -> list[Frame]:
+    """One frame a seed, in order of seeds; folds of one seed are put together. Raises DataError where rows differ."""
+    if not frames:
+        raise ConfigError("no frame", "over_seeds", "give at least one")
+    if len({frame.track for frame in frames}) > 1:
+        raise DataError("frames of different tracks", "over_seeds", "compare like with like")
+    for frame in frames:
+        if len(frame.seeds) > 1:
+            raise DataError("one frame holds several seeds", "over_seeds", "give one frame for each seed and fold")
+    seeds: dict[int, list[Frame]] = {}
+    for frame in frames:
+        seeds.setdefault(frame.seeds[0] if frame.seeds else 0, []).append(frame)
+    groups = [group[0] if len(group) == 1 else Frame.joined(group) for _, group in sorted(seeds.items())]
+    _check_same(groups)
+    return groups
+
+
+def _check_same(frames: Sequence[Frame]) -> None:
+    for frame in frames[1:]:
+        if frame.identity != frames[0].identity:
+            raise DataError("frames of different test rows", "comparison", "compare runs of the same data and split")
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+def _names_of(track: str) -> list[str]:
+    return [name for name, metric in METRICS.items() if track in metric.tracks]
+
+
+def _part(frame: Frame, name: str) -> Part:
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=1)
+        raise ConfigError(
+            f"no metric {name!r}", "metrics", f"did you mean {near[0]!r}?" if near else "see `list metrics`"
+        )
+    if frame.track not in METRICS[name].tracks:
+        raise NotComputableError(f"the track {frame.track} does not have it")
+    part: Part = frame.cached(f"part {name}", lambda: _PARTS[name](frame))
+    return part
+
+
+def _both(frames_a: Sequence[Frame], frames_b: Sequence[Frame], name: str) -> tuple[list[Part], list[Part]]:
+    groups = by_seed(frames_a), by_seed(frames_b)
+    _check_same([groups[0][0], groups[1][0]])
+    try:
+        return [_part(frame, name) for frame in groups[0]], [_part(frame, name) for frame in groups[1]]
+    except NotComputableError as error:
+        raise DataError(f"{name} cannot be computed: {error}", "comparison", "compare by another metric") from error

@@ -1,0 +1,60 @@
+"""How commands talk: progress and prose to stderr, the result to stdout (docs/cli.md)."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@dataclass
+class Talk:
+    """One command's voice."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        self.err = Console(stderr=True, quiet=self.quiet, highlight=False, soft_wrap=True)
+        self.out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        self.err.print(text, markup=False)
+
+    def result(self, document: Mapping[str, Any], show: Callable[[Console], None]) -> None:
+        """The command's result: one JSON document, or what `show` prints."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, default=str) + "\n")
+        else:
+            show(self.out)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar with the time left; in a log file, a line at each tenth."""
+        if self.err.is_terminal and not self.quiet:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(),
+            )  # fmt: skip
+            with Progress(*columns, console=self.err, transient=True) as bar:
+                task = bar.add_task(what, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
+        else:
+            yield self._log_line(what)
+
+    def _log_line(self, what: str) -> Callable[[int, int], None]:
+        said = {-1}
+
+        def update(done: int, total: int) -> None:
+            tenth = 10 * done // total if total else 0
+            if tenth not in said:
+                said.add(tenth)
+                self.say(f"{what}: {done} of {total}")
+
+        return update

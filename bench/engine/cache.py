@@ -1,0 +1,78 @@
+"""A stage that trains on tensors made once: heads on cached similarities, students on cached teacher maps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.engine.context import seed_of
+from bench.engine.worker import Worker
+from data.batch import Batch
+from data.samples import TrainingData, batches
+from models.method import Method, Stage
+
+FIELDS = ("has_mask", "has_fine", "label", "margin", "malignant", "stream", "index")
+
+
+@dataclass
+class CachedStream:
+    """One epoch's draws of the stage's first stream, with what `Stage.cache` made of them in place of the pixels."""
+
+    cached: dict[str, Tensor]
+    fields: dict[str, Tensor]
+    per_step: int
+    worker: Worker
+
+    @classmethod
+    def make(cls, method: Method, stage: Stage, data: TrainingData, seed: int, worker: Worker) -> "CachedStream":
+        """Runs the cache over the stream once, augmented as one epoch's draw is; every worker ends with all of it."""
+        assert stage.cache is not None
+        method.eval()
+        parts: list[dict[str, Tensor]] = []
+        with torch.no_grad():
+            for batch in batches(
+                data.train,
+                data.inputs,
+                stage.streams[:1],
+                seed=seed,
+                stage=f"{stage.name}/cache",
+                epoch=0,
+                rank=worker.rank,
+                world=worker.world_size,
+                augment=True,
+                shuffle=True,
+            ):
+                made = stage.cache(batch.to(worker.torch_device))
+                part = {f"cached/{name}": value.cpu() for name, value in made.items()}
+                parts.append(part | {name: getattr(batch, name).cpu() for name in FIELDS})
+        shares = worker.gather({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        whole = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+        order = torch.argsort(whole["index"], stable=True)
+        whole = {name: value[order] for name, value in whole.items()}
+        per_step = next(s.per_step for s in data.inputs.streams if s.name == stage.streams[0])
+        return cls(
+            {name[7:]: value for name, value in whole.items() if name.startswith("cached/")},
+            {name: whole[name] for name in FIELDS},
+            per_step,
+            worker,
+        )
+
+    def epoch(self, seed: int, position: int, epoch: int) -> Iterator[Batch]:
+        """This worker's batches of one epoch, shuffled."""
+        n = len(self.fields["label"])
+        order = np.random.default_rng(seed_of(seed, "cached", position, epoch)).permutation(n)
+        for start in range(0, n, self.per_step):
+            step = order[start : start + self.per_step]
+            mine = torch.from_numpy(np.array_split(step, self.worker.world_size)[self.worker.rank])
+            if len(step) < self.worker.world_size:
+                return  # fewer samples than workers: no step that all could take part in
+            empty = torch.empty(len(mine), 1, 0, 0)
+            yield Batch(
+                image=empty,
+                mask=empty,
+                fine_mask=empty,
+                cached={name: value[mine] for name, value in self.cached.items()},
+                **{name: self.fields[name][mine] for name in FIELDS},
+            )

@@ -1,0 +1,181 @@
+"""One job from its folder to its folder: build, start or resume, train, and leave frames behind.
+
+The folder of a run holds `checkpoint.pt` while it trains, then `final.pt` (the state), `lineage.json` (whom it has seen),
+`last.json` (the last report), `frames/<side>-<track>/` and, written last, `DONE`.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import models
+from bench.config import Job
+from bench.engine import checkpoint
+from bench.engine.context import seed_torch
+from bench.engine.evaluate import evaluate
+from bench.engine.loop import Settings, fit
+from bench.engine.report import EpochReport
+from bench.engine.worker import Worker, best_device
+from data.cache import Prepared
+from data.errors import LeakError
+from data.split import Split
+from models.method import Method, Task
+
+DONE, FINAL, LAST, LINEAGE = "DONE", "final.pt", "last.json", "lineage.json"
+
+
+class Finished(EpochReport):
+    """The last report of a run that had ended before; carries the payload that was written then."""
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        super().__init__(
+            stage=payload["stage"],
+            epoch=payload["epoch"],
+            number=payload["number"],
+            total=payload["total"],
+            selectable=False,
+            terms={},
+            metrics={},
+            images_per_second=0.0,
+            seconds=0.0,
+            final=True,
+        )
+        self._payload = payload
+
+    def payload(self) -> dict[str, Any]:
+        return self._payload
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / DONE).is_file()
+
+
+def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterator[EpochReport]:
+    """Train a job and yield a report an epoch; each is checkpointed in the job's folder before it is yielded.
+
+    A folder with a checkpoint is resumed; a finished one gives its last report at once. Frames of validation, and of
+    the test side where the job holds a ledger entry, are written before the report with final=True.
+    Raises Diverged, LeakError, DataError.
+    """
+    job = Job.model_validate(job)
+    folder = Path(job.folder)
+    if is_done(folder):
+        yield Finished(json.loads((folder / LAST).read_text()))
+        return
+    worker = worker or Worker(device=best_device())
+    spec = job.spec
+    started = time.monotonic()
+    prepared = open_data(job)
+    split = prepared.split(spec.protocol, spec.split_seed, spec.fold)
+    if (prepared.data_hash, split.hash) != (spec.data_hash, spec.split_hash):
+        raise LeakError("the prepared data are not those that this run was planned on", spec.dataset, "run it again")
+    method = build(job, prepared)
+    data = prepared.training(split, method.inputs())
+    lineage = _lineage(job, data.train.table, split)
+    settings = Settings(seed=spec.seed, select=job.select, bf16=spec.bf16, loader_workers=job.loader_workers)
+    resume = folder if (folder / checkpoint.NAME).is_file() else None
+    spent = _spent(folder)
+    for report in fit(method, data, settings, worker, resume):
+        report.system["cost/machine_seconds"] = spent + (time.monotonic() - started) * worker.world_size
+        if worker.rank == 0:
+            if report.final:
+                _finish(job, folder, method, prepared, split, lineage, settings, worker)
+                report.system["cost/machine_seconds"] = spent + (time.monotonic() - started) * worker.world_size
+                _write_json(folder / LAST, report.payload())
+                (folder / DONE).write_text("")
+                (folder / checkpoint.NAME).unlink(missing_ok=True)
+            else:
+                report.save(folder)
+                _write_json(folder / LAST, report.payload())
+        yield report
+
+
+def open_data(job: Job) -> Prepared:
+    """The prepared data of a job."""
+    return Prepared(job.spec.dataset, Path(job.prepared), Path(job.data_root) if job.data_root else None)
+
+
+def build(job: Job, prepared: Prepared) -> Method:
+    """The method of a job with its initial weights, having started from its requirements."""
+    spec = job.spec
+    kind = models.load(spec.method)
+    config = kind.Config.model_validate(spec.config)
+    task = Task.of(spec.track, prepared.card.name, prepared.card.provides)
+    seed_torch(spec.seed, "init")
+    method: Method = kind(config, task)
+    for name, folder in job.requirements.items():
+        method.start_from(name, final_state(Path(folder)))
+    return method
+
+
+def final_state(folder: Path) -> dict[str, Tensor]:
+    """The state of a finished run."""
+    return checkpoint.load(folder / FINAL)
+
+
+def trained(job: Job, prepared: Prepared, device: str = "cpu") -> Method:
+    """The method of a finished job, with its final state, ready to predict."""
+    method = build(job.model_copy(update={"requirements": {}}), prepared)
+    method.load_state_dict(final_state(Path(job.folder)))
+    return method.to(torch.device(device)).eval()
+
+
+def _finish(
+    job: Job, folder: Path, method: Method, prepared: Prepared, split: Split,
+    lineage: dict[str, list[str]], settings: Settings, worker: Worker,
+) -> None:  # fmt: skip
+    """State, lineage and frames: everything that outlives the training."""
+    method.eval()
+    checkpoint.replace(folder / FINAL, {k: v.detach().cpu() for k, v in method.state_dict().items()})
+    _write_json(folder / LINEAGE, lineage)
+    _write_json(folder / "job.json", json.loads(job.model_dump_json()))
+    inputs = method.inputs()
+    for track in job.tracks or (job.spec.track,):
+        validation = prepared.training(split, inputs).validation_for(track)
+        evaluate(job, method, validation, track, "validation", worker, settings).save(folder / "frames" / f"validation-{track}")
+        if job.ledger_entry is not None:
+            _refuse_seen(split, lineage, ("test",), job.spec.method)
+            samples = prepared.sealed(split, inputs, track, job.ledger_entry)
+            evaluate(job, method, samples, track, "test", worker, settings).save(folder / "frames" / f"test-{track}")
+
+
+def _lineage(job: Job, train_table: Any, split: Split) -> dict[str, list[str]]:
+    """Hashes of every patient and image that this state will have learnt from, its ancestors' included."""
+    seen = {"patients": set(train_table["patient"]), "images": set(train_table["image_hash"])}
+    for name, folder in job.requirements.items():
+        ancestor = json.loads((Path(folder) / LINEAGE).read_text())
+        _refuse_seen(split, ancestor, ("validation", "test"), name)
+        for kind in seen:
+            seen[kind] |= set(ancestor[kind])
+    return {kind: sorted(values) for kind, values in seen.items()}
+
+
+def _refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, ...], name: str) -> None:
+    """LeakError when the lineage meets these sides (STATISTICS, section 5)."""
+    rows = split.table[split.table["side"].isin(sides)]
+    common = set(rows["patient"]) & set(lineage["patients"])
+    if common:
+        raise LeakError(
+            f"{len(common)} patients of {' and '.join(sides)} were in the training of this state or its ancestors",
+            name,
+            "train the ancestor on this split's training side",
+        )
+
+
+def _spent(folder: Path) -> float:
+    """Machine seconds of the attempts before this one."""
+    last = folder / LAST
+    return float(json.loads(last.read_text())["system"].get("cost/machine_seconds", 0.0)) if last.is_file() else 0.0
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)

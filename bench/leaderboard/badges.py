@@ -1,0 +1,106 @@
+"""What a reader of a row has to know before comparing it: checks with stable codes, each with its sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.leaderboard.rows import RANKED_SEEDS, Badge, SeedRun
+from bench.metrics import Estimate
+
+# code -> what it means in general: the page's legend and docs list these
+CODES: dict[str, str] = {
+    "MB001": "Not every seed that was asked for has finished. No mean over the survivors is shown.",
+    "MB002": f"Fewer than {RANKED_SEEDS} seeds: the spread between trainings is too uncertain for a rank.",
+    "MB003": "Budget fields (size, width, epochs...) are not the published ones: no verdict about the paper.",
+    "MB004": "The trunk did not start from ImageNet weights as published.",
+    "MB005": "The seeds share one pre-trained trunk, so they are more alike than independent trainings.",
+    "MB006": "The data are not the set as distributed: synthetic, reduced, or with stand-ins for masks.",
+    "MB007": "The test side had been opened before this row was made; each look can flatter what is reported last.",
+    "MB008": "Published weights were used; whether their makers saw patients of the test side is unknown.",
+    "MB009": "The source had changes that no commit holds, or the seeds come from several commits.",
+    "MB010": "The settings were not searched: the published ones (with the suite's budget) went straight to the test.",
+    "MB011": "Part of the test rows lies outside the method's label space and is scored all the same.",
+    "MB012": "The primary metric has no interval.",
+    "MB013": "A look at the test side was repeated on request (--reopen), or the row was made again (--force).",
+    "MB014": "The effective batch changed during training (out of memory, or another number of workers).",
+}
+_GRADES = {
+    "synthetic": ("synthetic data", "the mammograms are generated; the ceiling row tells what could be reached"),
+    "reduced": ("reduced data", "the films are resampled or re-wrapped, not the set as distributed"),
+    "proxy": ("proxy masks", "masks are elliptic or derived, not drawn by a reader"),
+}
+
+
+def badges_of(runs: Sequence[SeedRun], asked: int, facts: Mapping[str, Any], primary: Estimate | None) -> list[Badge]:
+    """The badges of a row. runs: its seeds. facts: what `measure.describe` gave, {} for a row without metrics."""
+    found = [*_seeds(runs, asked), *_budget(runs), *_data(runs, facts), *_looks(runs), *_source(runs)]
+    if runs and not any(run.search for run in runs):
+        found.append(Badge("MB010", "not searched", CODES["MB010"]))
+    flagged = float(facts.get("flagged", 0.0))
+    if flagged > 0:
+        meaning = f"{flagged:.0%} of the test rows lie outside the classes that the method knows"
+        found.append(Badge("MB011", f"{flagged:.0%} outside labels", meaning))
+    if primary is not None and (primary.low is None or primary.high is None):
+        found.append(Badge("MB012", "no interval", primary.note or CODES["MB012"]))
+    return found
+
+
+def _seeds(runs: Sequence[SeedRun], asked: int) -> Iterable[Badge]:
+    whole = len({run.place[0] for run in runs if run.usable})
+    if whole < asked:
+        yield Badge("MB001", f"{whole} of {asked} seeds", CODES["MB001"])
+    if asked < RANKED_SEEDS:
+        meaning = f"{_count(asked, 'seed')}: a ranked row needs {RANKED_SEEDS}"
+        yield Badge("MB002", _count(asked, "seed"), meaning)
+    if len({identity for run in runs for identity in run.requirements}) < len({run.place for run in runs}) and any(
+        run.requirements for run in runs
+    ):
+        yield Badge("MB005", "shared trunk", CODES["MB005"])
+
+
+def _budget(runs: Sequence[SeedRun]) -> Iterable[Badge]:
+    fields = list(dict.fromkeys(name for run in runs for name in run.facts.get("reduced", ())))
+    if fields:
+        yield Badge("MB003", "reduced", f"budget below or beside the published one: {', '.join(fields)}")
+    weights = {str(run.facts["weights"]) for run in runs if run.facts.get("weights")}
+    if "pretext" in weights:
+        yield Badge("MB004", "trunk: pretext", "the trunk was trained on the training side's labels, not on ImageNet")
+    if "none" in weights:
+        yield Badge("MB004", "trunk: random", "the trunk started from random weights, not from ImageNet")
+    if "imagenet" in weights:
+        yield Badge("MB008", "ancestry unknown", CODES["MB008"])
+    if any(run.facts.get("altered") for run in runs):
+        yield Badge("MB014", "altered", CODES["MB014"])
+
+
+def _data(runs: Sequence[SeedRun], facts: Mapping[str, Any]) -> Iterable[Badge]:
+    grades = {*facts.get("grades", ()), *(str(g) for run in runs for g in run.facts.get("grades", ()))}
+    for grade, (label, meaning) in _GRADES.items():
+        if grade in grades:
+            yield Badge("MB006", label, meaning)
+
+
+def _looks(runs: Sequence[SeedRun]) -> Iterable[Badge]:
+    before = max((int(run.facts.get("opened_before", 0)) for run in runs), default=0)
+    if before:
+        yield Badge(
+            "MB007", f"opened {before}x before", f"its test side had been opened {before} times before this row"
+        )
+    reasons = [str(run.facts["reopened"]) for run in runs if run.facts.get("reopened")]
+    if reasons:
+        yield Badge("MB013", "reopened", f"the test side was opened again: {reasons[0]}")
+    elif any(run.facts.get("forced") for run in runs):
+        yield Badge("MB013", "forced", "the runs were made again though finished ones were there (--force)")
+
+
+def _source(runs: Sequence[SeedRun]) -> Iterable[Badge]:
+    commits = {run.facts["commit"] for run in runs if run.facts.get("commit")}
+    if any(run.facts.get("dirty") for run in runs):
+        yield Badge("MB009", "uncommitted source", "the source held changes that no commit has when the runs were made")
+    elif len(commits) > 1:
+        yield Badge("MB009", f"{len(commits)} commits", f"the seeds were trained from {len(commits)} different commits")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

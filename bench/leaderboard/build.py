@@ -1,0 +1,200 @@
+"""From final runs to the board: grouping, cells without numbers, references, comparisons and ranges of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.config import digest
+from bench.leaderboard.badges import badges_of
+from bench.leaderboard.compare import compare, give_ranks
+from bench.leaderboard.measure import ALL, Measured
+from bench.leaderboard.references import rows_of_references
+from bench.leaderboard.rows import Board, Registration, Row, SeedRun, Status
+from bench.metrics import Estimate
+from data.tracks import TRACKS
+
+Runs = list[SeedRun]
+_NOT_SCIENCE = ("seed", "fold", "world_size", "requirements")  # of a RunSpec: these differ between seeds of one row
+
+
+def build_board(
+    runs: Iterable[SeedRun],
+    *,
+    cells: Sequence[Mapping[str, Any]] = (),
+    registrations: Sequence[Registration] = (),
+    keep: Path | None = None,
+    **shown: Any,
+) -> Board:
+    """The board of these runs, newest first where one was made again.
+
+    cells: {"method", "dataset", "track", "status", "reason"} that a suite asked for; those without a run get a row that
+    says why. keep: folder of computed metrics, so that a second call reads no frame. shown: title, date... of Board.
+    """
+    measured = Measured(keep)
+    groups = group(runs)
+    rows: list[Row] = []
+    owners: dict[str, Runs] = {}
+    for members in groups:
+        for row in _rows_of(members, measured):
+            rows.append(row)
+            owners[row.key] = [run for run in members if run.usable]
+    _tell_apart(rows)
+    rows += [_empty(cell) for cell in cells if not _covered(cell, rows)]
+    comparisons = compare(rows, owners, registrations, measured)
+    give_ranks(rows, comparisons, registrations)
+    rows += _references(groups, rows)
+    return Board(rows, comparisons, tuple(registrations), **shown)
+
+
+def build_rows(runs: Iterable[SeedRun], **options: Any) -> list[Row]:
+    """The rows alone."""
+    return build_board(runs, **options).rows
+
+
+def group(runs: Iterable[SeedRun]) -> list[Runs]:
+    """Runs of one row: same track, method and everything of the spec but seed, fold and machine.
+
+    Of several runs of one seed and fold the first complete one counts, else the first.
+    """
+    found: dict[tuple[str, str], dict[tuple[int, int], SeedRun]] = {}
+    for run in runs:
+        members = found.setdefault((run.track, config_hash(run.spec)), {})
+        held = members.get(run.place)
+        if held is None or (run.usable and not held.usable):
+            members[run.place] = run
+    return [[members[place] for place in sorted(members)] for members in found.values()]
+
+
+def config_hash(spec: Mapping[str, Any]) -> str:
+    """A hash of what the seeds of one row share."""
+    return digest({key: value for key, value in spec.items() if key not in _NOT_SCIENCE})
+
+
+def _rows_of(members: Runs, measured: Measured) -> list[Row]:
+    asked = max(int(run.facts.get("seeds_asked", 0)) for run in members) or len({run.place[0] for run in members})
+    folds = 5 if members[0].spec.get("protocol") == "kfold5" else 1
+    usable = [run for run in members if run.usable]
+    if len(usable) < asked * folds:
+        status, reason = _incomplete(members, asked, folds)
+        return [_row(members, asked, {}, status, reason)]
+    loads = {f"{run.run_id}/{run.track}": run.load for run in usable if run.load is not None}
+    return [_row(members, asked, facts, "done", "") for facts in measured.rows(loads)]
+
+
+def _incomplete(members: Runs, asked: int, folds: int) -> tuple[Status, str]:
+    """Status and reason of a row that lacks seeds; every failed one is named."""
+    whole = sum(1 for seed in {run.place[0] for run in members} if _usable_folds(members, seed) >= folds)
+    failed = [run for run in members if run.state == "failed"]
+    said = [
+        f"seed {run.place[0]} {run.failure or 'failed'}{f' ({run.reason})' if run.reason else ''}" for run in failed
+    ]
+    count = f"{whole} of {asked} seeds"
+    if failed:
+        return "failed", f"{count}: {'; '.join(said)}"
+    return "missing", f"{count} so far; the same `final` goes on with the rest"
+
+
+def _usable_folds(members: Runs, seed: int) -> int:
+    return sum(run.usable for run in members if run.place[0] == seed)
+
+
+def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, reason: str) -> Row:
+    first = members[0]
+    metrics = {name: Estimate(**value) for name, value in facts.get("metrics", {}).items()}
+    hashes = {
+        "data": str(first.spec.get("data_hash", "")),
+        "split": str(first.spec.get("split_hash", "")),
+        "config": config_hash(first.spec),
+    }
+    if facts:
+        hashes["rows"] = str(facts["rows"])
+    return Row(
+        method=first.method,
+        dataset=first.dataset,
+        track=first.track,
+        subset=str(facts.get("subset", ALL)),
+        variant=str(facts.get("variant", "default")),
+        seeds=[run.run_id for run in members],
+        seeds_asked=asked,
+        metrics=metrics,
+        input=str(facts.get("input", "")),
+        supervision=str(facts.get("supervision", "")),
+        cost=cost_of(members),
+        status=status,
+        reason=reason,
+        badges=badges_of(members, asked, facts, metrics.get(TRACKS[first.track].primary)),
+        hashes=hashes,
+        protocol=str(first.spec.get("protocol", "holdout")),
+        pictures=tuple(dict.fromkeys(picture for run in members for picture in run.pictures)),
+        config=dict(first.spec.get("config", {})),
+        unit="image" if TRACKS[first.track].unit == "image" else "lesion image",
+    )
+
+
+def cost_of(members: Runs) -> dict[str, float | None]:
+    """Machine seconds of a row: its trainings, each run that they start from once, and the search for its settings.
+
+    None where a part was not recorded: an unknown cost is not a cost of nothing.
+    """
+    trainings = _sum(run.seconds for run in members)
+    needs: dict[str, float | None] = {}
+    for run in members:
+        needs |= run.requirements
+    required = _sum(needs.values())
+    searches = {run.search["id"]: run.search for run in members if run.search}
+    total = None if trainings is None or required is None else trainings + required
+    return {
+        "machine_seconds": total,
+        "training_seconds": trainings,
+        "requirements_seconds": required,
+        "search_seconds": _sum(search.get("seconds") for search in searches.values()) if searches else 0.0,
+        "search_trials": float(sum(int(search.get("trials", 0)) for search in searches.values())),
+    }
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    listed = list(values)
+    return (
+        None if any(value is None for value in listed) else float(sum(value for value in listed if value is not None))
+    )
+
+
+def _tell_apart(rows: Sequence[Row]) -> None:
+    """Rows of one method in one table get the start of their config's hash, so that they can be named."""
+    for row in rows:
+        alike = {r.hashes["config"] for r in rows if (*r.table[:3], r.method) == (*row.table[:3], row.method)}
+        if len(alike) > 1:
+            row.distinct = f"(settings {row.hashes['config'][:6]})"
+
+
+def _covered(cell: Mapping[str, Any], rows: Sequence[Row]) -> bool:
+    wanted = (cell["method"], cell["dataset"], cell["track"])
+    return any((row.method, row.dataset, row.track) == wanted for row in rows)
+
+
+def _empty(cell: Mapping[str, Any]) -> Row:
+    return Row(
+        method=str(cell["method"]),
+        dataset=str(cell["dataset"]),
+        track=str(cell["track"]),
+        status=cell.get("status", "missing"),
+        reason=str(cell.get("reason") or "not run yet"),
+        rank_note="no result",
+    )
+
+
+def _references(groups: Sequence[Runs], rows: Sequence[Row]) -> list[Row]:
+    """Reference rows of each table, from the first run that carries them."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.table in found or not row.hashes.get("rows"):
+            continue
+        for run in (run for members in groups for run in members if run.references):
+            same = (run.track, run.dataset, run.spec.get("split_hash")) == (row.track, row.dataset, row.hashes["split"])
+            made = rows_of_references(run.references, row) if same else []
+            if made:
+                found[row.table] = made
+                break
+    return [row for rows_of_table in found.values() for row in rows_of_table]

@@ -1,0 +1,120 @@
+"""From the frames of a row's seeds to its metrics, for each view of the track and each test-time variant."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.config import digest
+from bench.metrics import VERSION, Estimate, Frame, difference, over_seeds, smallest_difference
+from data.errors import DataError
+
+ALL, THREE_MARGINS, ALL_MASSES = "all", "three margins", "all masses"
+
+
+def views(frame: Frame) -> list[tuple[str, Frame]]:
+    """The named views of a frame, the primary one first.
+
+    On malignancy, where some lesions lie outside the three margins, those inside are the primary view (STATISTICS 6).
+    """
+    if frame.track == "malignancy" and "margin" in frame.predictions.columns:
+        known = frame.predictions["margin"].fillna(-1).to_numpy() >= 0
+        if known.any() and not known.all():
+            return [(THREE_MARGINS, frame.subset(known, THREE_MARGINS)), (ALL_MASSES, frame)]
+    return [(ALL, frame)]
+
+
+class Measured:
+    """Metrics and comparisons of rows, each computed once per set of runs and kept as JSON in `folder`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._frames: dict[str, Frame] = {}
+
+    def rows(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
+        """runs: id -> its frame. One item per view and variant: subset, variant, metrics, rows, input and so on."""
+        return self._kept({"rows": sorted(runs)}, lambda: self._measure(runs))
+
+    def difference(
+        self,
+        a: Mapping[str, Callable[[], Frame]],
+        b: Mapping[str, Callable[[], Frame]],
+        metric: str,
+        subset: str,
+        variants: tuple[str, str],
+    ) -> dict[str, Any]:
+        """{"difference": estimate as JSON, "p", "smallest"} of a - b; p is None where there is no test."""
+
+        def make() -> dict[str, Any]:
+            frames = [
+                [_part(self._frame(run, load), subset, variant) for run, load in runs.items()]
+                for runs, variant in ((a, variants[0]), (b, variants[1]))
+            ]
+            try:
+                found, p = difference(frames[0], frames[1], metric)
+                smallest = smallest_difference(frames[0], frames[1], metric)
+            except DataError as error:
+                found, p, smallest = Estimate(None, None, None, 0, "none", error.what), float("nan"), None
+            return {"difference": found.to_json(), "p": p if np.isfinite(p) else None, "smallest": smallest}
+
+        asked = {"a": sorted(a), "b": sorted(b), "metric": metric, "subset": subset, "variants": variants}
+        return self._kept(asked, make)
+
+    def _measure(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
+        frames = [self._frame(run, load) for run, load in runs.items()]
+        return [
+            describe([_part(frame, subset, variant) for frame in frames], subset, variant)
+            for variant in frames[0].variants
+            for subset, _ in views(frames[0])
+        ]
+
+    def _frame(self, run: str, load: Callable[[], Frame]) -> Frame:
+        if run not in self._frames:
+            self._frames[run] = load()
+        return self._frames[run]
+
+    def _kept(self, asked: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{digest({**asked, 'version': VERSION})}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(made, allow_nan=False), encoding="utf-8")
+        temporary.replace(path)
+        return made
+
+
+def describe(frames: Sequence[Frame], subset: str, variant: str) -> dict[str, Any]:
+    """Metrics over seeds of one view and variant, and what the row's badges are read from."""
+    first = frames[0]
+    table = first.labelled().predictions
+    grades = sorted(set(table["attr_grade"].dropna().astype(str))) if "attr_grade" in table.columns else []
+    estimates = over_seeds(frames)
+    return {
+        "subset": subset,
+        "variant": variant,
+        "metrics": {name: estimate.to_json() for name, estimate in estimates.items()},
+        "rows": first.identity,
+        "patients": int(table["patient"].nunique()),
+        "input": str(first.meta.get("input", "")),
+        "supervision": str(first.meta.get("supervision", "")),
+        "grades": grades,
+        "flagged": float(table["flagged"].mean()) if len(table) else 0.0,
+    }
+
+
+def _part(frame: Frame, subset: str, variant: str) -> Frame:
+    chosen = frame if variant == frame.variants[0] and len(frame.variants) == 1 else frame.of_variant(variant)
+    for name, part in views(chosen):
+        if name == subset:
+            return part
+    raise DataError(f"no view {subset!r} of these test rows", frame.track, "compare runs of the same data and split")

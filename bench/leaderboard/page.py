@@ -1,0 +1,220 @@
+"""The board as one HTML file that needs no server, no network and no library; and the writing of files in one piece."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.leaderboard.badges import CODES
+from bench.leaderboard.forest import forest
+from bench.leaderboard.rows import Board, Comparison, Row
+from bench.metrics import METRICS, Estimate
+from data.errors import MachineError
+from data.tracks import TRACKS
+
+# Columns beside the primary metric; shown where a row of the table has them.
+SHOWN = {
+    "margin": ("kappa", "accuracy", "activation_precision_lesion", "skill_lesion", "activation_precision_fine"),
+    "malignancy": ("accuracy", "activation_precision_lesion", "skill_lesion"),
+    "detection": ("accuracy", "activation_precision_lesion", "skill_lesion"),
+}
+TITLES = {
+    "auroc_mean": "AUROC",
+    "kappa": "kappa",
+    "accuracy": "accuracy",
+    "activation_precision_lesion": "map on lesion",
+    "skill_lesion": "map against blind",
+    "activation_precision_fine": "map on fine annotation",
+}
+QUESTIONS = {
+    "margin": "Is the margin of this mass circumscribed, indistinct or spiculated? Mean one-vs-rest AUROC.",
+    "malignancy": "Is this mass malignant? AUROC.",
+    "detection": "Does this image show a mass? AUROC over images.",
+}
+LEDGER_COLUMNS = ("date", "kind", "dataset", "track", "method", "identity", "entry", "why", "hash")
+
+
+def write_page(board: Board, path: Path) -> Path:
+    """Write the page under a temporary name, then rename it. MachineError where the disk does not take it."""
+    return write_whole(path, render(board))
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """A text file that is either the old one or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        do = "free some space, or choose another --out"
+        raise MachineError(f"cannot write: {error.strerror}", f"{path.parent.name}/{path.name}", do) from error
+    return path
+
+
+def render(board: Board) -> str:
+    """The page's HTML. Everything that comes from data is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(metric_title=metric_title, difference=difference_text, p_value=p_text)
+    seen = {key for entry in board.ledger for key in entry}
+    return environment.get_template("template.html.j2").render(
+        board=board,
+        sections=[_section(i, rows, board) for i, (_, rows) in enumerate(board.tables())],
+        codes=CODES,
+        ledger_columns=[name for name in LEDGER_COLUMNS if name in seen] or sorted(seen),
+    )
+
+
+def metric_title(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def shown_metrics(rows: Sequence[Row]) -> list[str]:
+    """The primary metric, then those of SHOWN that some row of the table has."""
+    track = TRACKS[rows[0].track]
+    extra = SHOWN.get(track.name, ("accuracy",))
+    return [track.primary, *(name for name in extra if any(name in row.metrics for row in rows))]
+
+
+def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    measured = next((row for row in rows if row.hashes.get("rows")), rows[0])
+    track = TRACKS[measured.track]
+    metrics = shown_metrics(rows)
+    lines = [_line(f"row-{number}-{i}", row, metrics) for i, row in enumerate(rows)]
+    parts = [
+        {"kind": kind, "lines": mine}
+        for kind, wanted in (("methods", "method"), ("references", "reference"))
+        if (mine := [line for line in lines if line["row"].kind == wanted])
+    ]
+    return {
+        "id": f"table-{number}",
+        "track": track.name,
+        "dataset": measured.dataset,
+        "subset": measured.subset,
+        "question": QUESTIONS.get(track.name, f"Classes: {', '.join(track.classes)}."),
+        "data": measured.hashes.get("data", ""),
+        "split": measured.hashes.get("split", ""),
+        "test_rows": measured.hashes.get("rows", ""),
+        "protocol": measured.protocol,
+        "unit": measured.unit,
+        "columns": _columns(metrics),
+        "parts": parts,
+        "forest": Markup(forest(rows, metric_title(track.primary))),  # noqa: S704 - escaped where it is made
+        "comparisons": _mine(board.comparisons, measured),
+        "primary_title": metric_title(track.primary),
+        "rank_sentence": _rank_sentence(rows),
+    }
+
+
+def _mine(comparisons: Sequence[Comparison], row: Row) -> list[Comparison]:
+    return [c for c in comparisons if c.table == row.table]
+
+
+def _rank_sentence(rows: Sequence[Row]) -> str:
+    if any(row.ranks for row in rows):
+        return "rank is a range, from the number of methods significantly better to the number significantly worse."
+    notes = list(dict.fromkeys(row.rank_note for row in rows if row.kind == "method" and row.rank_note))
+    return f"no row is ranked ({'; '.join(note.removeprefix('not ranked: ') for note in notes)})."
+
+
+def _columns(metrics: Sequence[str]) -> list[dict[str, Any]]:
+    numbers = [{"name": metric_title(m), "sortable": True, "title": METRICS[m].summary} for m in metrics]
+    words = [{"name": name, "sortable": sortable} for name, sortable in (("Input", False), ("Supervision", False))]
+    return [
+        {"name": "Method", "sortable": False},
+        {"name": "Rank", "sortable": True, "title": "range of ranks among rows of equal input"},
+        *numbers,
+        {"name": "Seeds", "sortable": True},
+        *words,
+        {"name": "Cost", "sortable": True, "title": "machine time of all final trainings and what they start from"},
+        {"name": "To know", "sortable": False},
+    ]
+
+
+def _line(anchor: str, row: Row, metrics: Sequence[str]) -> dict[str, Any]:
+    cost = row.cost
+    trials = int(cost.get("search_trials") or 0)
+    searched = f"search: {duration(cost.get('search_seconds'))}, {trials} trial{'s' * (trials != 1)}" if trials else ""
+    costs = [
+        f"{words} {duration(cost[name])}"
+        for name, words in (
+            ("training_seconds", "final trainings"),
+            ("requirements_seconds", "runs that they start from"),
+            ("search_seconds", "search"),
+        )
+        if name in cost
+    ]
+    return {
+        "id": anchor,
+        "row": row,
+        "rank": f"{row.ranks[0]}–{row.ranks[1]}"
+        if row.ranks and row.ranks[0] != row.ranks[1]
+        else (row.ranks or [""])[0],
+        "cells": [_cell(row.metrics.get(name)) for name in metrics],
+        "seeds": f"{row.seeds_asked}" if row.kind == "method" else "–",
+        "cost": duration(cost["machine_seconds"]) if "machine_seconds" in cost else "–",
+        "search": searched,
+        "costs": ", ".join(costs) + "; machine time" if costs else "",
+        "metrics": [_metric(name, estimate) for name, estimate in row.metrics.items()],
+        "settings": json.dumps(row.config, sort_keys=True),
+        "pictures": [{"href": urllib.parse.quote(p), "name": Path(p).stem} for p in row.pictures if _local(p)],
+    }
+
+
+def _cell(estimate: Estimate | None) -> dict[str, Any]:
+    """A metric in a table: never a value without its interval (or the word that there is none) and n."""
+    if estimate is None or estimate.value is None:
+        return {"value": "–", "interval": estimate.note if estimate else "", "n": 0, "sort": ""}
+    bounds = "no interval"
+    if estimate.low is not None and estimate.high is not None:
+        bounds = f"({estimate.low:.3f}–{estimate.high:.3f})"
+    return {"value": f"{estimate.value:.3f}", "interval": bounds, "n": estimate.n, "sort": estimate.value}
+
+
+def _metric(name: str, estimate: Estimate) -> dict[str, Any]:
+    cell = _cell(estimate)
+    summary = METRICS[name].summary if name in METRICS else ""
+    value = f"{cell['value']} {cell['interval']}" if estimate.value is not None else "–"
+    return {
+        "name": name, "value": value, "n": estimate.n, "kind": estimate.interval, "note": estimate.note, "summary": summary
+    }  # fmt: skip
+
+
+def _local(picture: str) -> bool:
+    """Only pictures beside or below the page are linked: no address, no absolute path."""
+    return not Path(picture).is_absolute() and "://" not in picture
+
+
+def duration(seconds: float | None) -> str:
+    """ "45 s", "12 min", "3.4 h"; "unknown" for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def difference_text(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return f"– ({estimate.note})" if estimate.note else "–"
+    bounds = "no interval"
+    if estimate.low is not None and estimate.high is not None:
+        bounds = f"{estimate.low:+.3f} to {estimate.high:+.3f}"
+    return f"{estimate.value:+.3f} ({bounds})".replace("-", "−")
+
+
+def p_text(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

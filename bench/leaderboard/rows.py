@@ -1,0 +1,256 @@
+"""What the leaderboard is made of, as plain data: runs that go in, rows, comparisons and the board that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.metrics import METRICS, Estimate, Frame
+from data.tracks import TRACKS
+
+Status = Literal["done", "failed", "not-applicable", "missing", "unavailable"]
+ORACLE = "oracle ROI"
+RANKED_SEEDS = 5  # STATISTICS, section 1: fewer leave the spread between seeds too uncertain for a rank
+
+
+@dataclass(frozen=True)
+class Badge:
+    """Something that a reader of the row has to know. code: stable, MB001...; meaning: one sentence for this row."""
+
+    code: str
+    label: str
+    meaning: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.code, "label": self.label, "meaning": self.meaning}
+
+
+@dataclass
+class SeedRun:
+    """One final training (one seed, one fold) as the board reads it.
+
+    spec: the RunSpec as JSON. load: reads its frame of this track; None where it left none. requirements: identity ->
+    machine seconds of each run that it started from. search: id, trials and seconds of the sweep that chose its config.
+    facts: seeds_asked, opened_before, forced, shared_requirements, altered, dirty, commit, reduced (fields), weights.
+    """
+
+    run_id: str
+    track: str
+    spec: Mapping[str, Any]
+    state: str  # complete | failed | interrupted | running
+    load: Callable[[], Frame] | None = None
+    failure: str = ""
+    reason: str = ""
+    seconds: float | None = None
+    requirements: Mapping[str, float | None] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    references: Mapping[str, Any] = field(default_factory=dict)  # subset -> name -> metric -> estimate as JSON
+    pictures: tuple[str, ...] = ()  # paths of explanation panels, relative to the page
+
+    @property
+    def method(self) -> str:
+        return str(self.spec["method"])
+
+    @property
+    def dataset(self) -> str:
+        return str(self.spec["dataset"])
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its seed and fold within the row."""
+        return int(self.spec.get("seed", 0)), int(self.spec.get("fold", 0))
+
+    @property
+    def usable(self) -> bool:
+        return self.state == "complete" and self.load is not None
+
+
+@dataclass
+class Row:
+    """One line of the board: one method (or reference) on one view of one track. Metrics are means over the seeds."""
+
+    method: str
+    dataset: str
+    track: str
+    subset: str = "all"
+    variant: str = "default"
+    seeds: list[str] = field(default_factory=list)  # run ids
+    seeds_asked: int = 0
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    input: str = ""
+    supervision: str = ""
+    cost: dict[str, float | None] = field(default_factory=dict)
+    status: Status = "done"
+    reason: str = ""
+    badges: list[Badge] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)  # data, split, rows (the labelled test rows), config
+    kind: Literal["method", "reference"] = "method"
+    protocol: str = "holdout"
+    title: str = ""  # of a reference, in words
+    ranks: tuple[int, int] | None = None
+    rank_note: str = ""  # why it has no rank
+    pictures: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    distinct: str = ""  # tells rows of one method apart where there are several
+    unit: str = "lesion image"
+
+    @property
+    def label(self) -> str:
+        words = [self.title or self.method, f"[{self.variant}]" if self.variant != "default" else "", self.distinct]
+        return " ".join(word for word in words if word)
+
+    @property
+    def table(self) -> tuple[str, ...]:
+        """Rows of one table share data, split, track, view and test rows, so like stands beside like."""
+        return (self.track, self.dataset, self.subset, self.hashes.get("split", ""), self.hashes.get("rows", ""))
+
+    @property
+    def key(self) -> str:
+        """Names the row on the page and in file names."""
+        parts = (self.track, self.dataset, self.subset, self.method, self.variant, self.hashes.get("config", ""))
+        return "-".join("".join(c if c.isalnum() else "_" for c in part) for part in parts if part)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "dataset": self.dataset,
+            "track": self.track,
+            "subset": self.subset,
+            "variant": self.variant,
+            "kind": self.kind,
+            "seeds": list(self.seeds),
+            "seeds_asked": self.seeds_asked,
+            "unit": self.unit,
+            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+            "input": self.input,
+            "supervision": self.supervision,
+            "cost": dict(self.cost),
+            "status": self.status,
+            "reason": self.reason,
+            "ranks": list(self.ranks) if self.ranks else None,
+            "rank_note": self.rank_note,
+            "badges": [badge.to_json() for badge in self.badges],
+            "hashes": dict(self.hashes),
+            "protocol": self.protocol,
+            "config": self.config,
+        }
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What was named before a test side opened: per track the reference, the primary contrast and the level."""
+
+    track: str
+    reference: str
+    contrast: str
+    alpha: float = 0.05
+    dataset: str = ""  # "": every data set of the board
+    metric: str = ""  # "": the track's primary metric
+    hash: str = ""
+    date: str = ""
+
+    @property
+    def primary(self) -> str:
+        return self.metric or TRACKS[self.track].primary
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "track": self.track,
+            "dataset": self.dataset,
+            "metric": self.primary,
+            "reference": self.reference,
+            "contrast": self.contrast,
+            "alpha": self.alpha,
+            "hash": self.hash,
+            "date": self.date,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """a - b of the primary metric on one table. p_holm: over the family, each method against the reference."""
+
+    a: str
+    b: str
+    track: str
+    dataset: str
+    subset: str
+    metric: str
+    difference: Estimate
+    p: float | None
+    p_holm: float | None
+    rejected: bool
+    planned: bool  # the registered primary contrast
+    smallest: float | None  # smallest difference that these patients and seeds would have shown with 80 % power
+    test: str = "paired patients, independent seeds; Holm over the family"
+    table: tuple[str, ...] = ()
+    a_row: str = ""
+    b_row: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "a": self.a,
+            "b": self.b,
+            "track": self.track,
+            "dataset": self.dataset,
+            "subset": self.subset,
+            "metric": self.metric,
+            "difference": self.difference.to_json(),
+            "p": self.p,
+            "p_holm": self.p_holm,
+            "rejected": self.rejected,
+            "planned": self.planned,
+            "smallest_difference": self.smallest,
+            "test": self.test,
+        }
+
+
+@dataclass
+class Board:
+    """Everything that a page or a table shows. date and title are given by the caller; nothing is read from a clock."""
+
+    rows: list[Row]
+    comparisons: list[Comparison] = field(default_factory=list)
+    registrations: Sequence[Registration] = ()
+    ledger: Sequence[Mapping[str, Any]] = ()
+    title: str = "mammobench leaderboard"
+    date: str = ""
+    ui_command: str = "python run_bench.py ui"
+
+    def tables(self) -> list[tuple[tuple[str, ...], list[Row]]]:
+        """Rows by table, in order of appearance; within it methods by value, then what has none, then references."""
+        groups: dict[tuple[str, ...], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(self._home(row), []).append(row)
+        return [(key, sorted(rows, key=_order)) for key, rows in groups.items()]
+
+    def _home(self, row: Row) -> tuple[str, ...]:
+        """A row without test rows of its own (failed, not applicable) stands in the first table of its track."""
+        if row.hashes.get("rows"):
+            return row.table
+        for other in self.rows:
+            if other.hashes.get("rows") and (other.track, other.dataset) == (row.track, row.dataset):
+                return other.table
+        return (row.track, row.dataset, row.subset, "", "")
+
+    def to_json(self, page: str = "") -> dict[str, Any]:
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "registrations": [registration.to_json() for registration in self.registrations],
+            "page": page,
+        }
+
+
+def primary(row: Row) -> Estimate | None:
+    """The row's estimate of its track's primary metric."""
+    return row.metrics.get(TRACKS[row.track].primary)
+
+
+def _order(row: Row) -> tuple[bool, bool, float, str]:
+    estimate = primary(row)
+    value = estimate.value if estimate is not None and estimate.value is not None else None
+    sign = -1 if METRICS[TRACKS[row.track].primary].direction == "max" else 1
+    return (row.kind == "reference", value is None, sign * (value or 0.0), row.label)

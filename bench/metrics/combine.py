@@ -1,0 +1,226 @@
+"""From parts to Estimates: one seed, several seeds, and differences between methods (STATISTICS, sections 1 to 4).
+
+Var = Var_patient(mean over seeds) + s^2_seed / K, Satterthwaite degrees of freedom. Shapes: G patients, K seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from scipy.stats import nct, norm
+from scipy.stats import t as student
+
+from bench.metrics.bootstrap import RESAMPLES, bca, resample
+from bench.metrics.estimate import Estimate
+from bench.metrics.parts import Part, Totals, patient_freedom, patient_variance
+from data.errors import DataError
+
+LEVEL = 0.95
+ALPHA = 1 - LEVEL
+ONE_SEED = "patients only: one seed says nothing about the next"
+_NONE = 1e-16  # a variance below this is none: rounding leaves about 1e-33
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a value's interval is made of: variances of its two sources and the degrees of freedom of their sum."""
+
+    patients: float
+    seeds: float
+    freedom: float
+
+    @property
+    def variance(self) -> float:
+        return self.patients + self.seeds
+
+    @property
+    def error(self) -> float:
+        return float(np.sqrt(self.variance))
+
+    @property
+    def quantile(self) -> float:
+        return float(student.ppf(1 - ALPHA / 2, self.freedom))
+
+
+def spread(parts: Sequence[Part], minus: Sequence[Part] = ()) -> Spread:
+    """The spread of the mean over `parts` (one a seed), less that over `minus`: patients paired, seeds independent."""
+    psi = mean_psi(parts) - (mean_psi(minus) if minus else 0.0)
+    patients = patient_variance(psi)
+    terms = [(patients, patient_freedom(psi, parts[0].strata))]
+    for group in (parts, minus):
+        if len(group) > 1:
+            seeds = float(np.var([p.value for p in group], ddof=1)) / len(group)
+            terms.append((seeds, len(group) - 1))
+    total = sum(variance for variance, _ in terms)
+    below = sum(variance**2 / freedom for variance, freedom in terms)
+    return Spread(patients, total - patients, total**2 / below if below > 0 else terms[0][1])
+
+
+def mean_psi(parts: Sequence[Part]) -> np.ndarray:
+    """(G,) the patients' contributions, averaged over seeds."""
+    return np.asarray(np.mean([part.psi for part in parts], axis=0))
+
+
+def check_same_rows(parts: Sequence[Part]) -> None:
+    """Raise DataError unless all parts rest on the same patients."""
+    for part in parts[1:]:
+        if not np.array_equal(part.patients, parts[0].patients) or part.n != parts[0].n:
+            raise DataError(
+                "frames of different test rows",
+                f"{parts[0].n} and {part.n} rows",
+                "compare runs of the same data and split",
+            )
+
+
+def estimate(parts: Sequence[Part]) -> Estimate:
+    """The mean over seeds with its two-way interval; with one seed the interval is of patients only, and says so."""
+    check_same_rows(parts)
+    value = float(np.mean([part.value for part in parts]))
+    notes = [note for note in dict.fromkeys(part.note for part in parts) if note]
+    if not np.isfinite(value):
+        return Estimate(None, None, None, parts[0].n, "none", "; ".join([*notes, "not defined on these rows"]))
+    if len(parts) == 1:
+        notes.append(ONE_SEED)
+    make = _bootstrapped if parts[0].totals is not None else _placed
+    found = make(parts, value)
+    note = "; ".join([*([found.note] if found.note else []), *notes])
+    return replace(found, note=note)
+
+
+def _who(parts: Sequence[Part]) -> str:
+    return f"patients x {len(parts)} seeds" if len(parts) > 1 else "patients"
+
+
+def _placed(parts: Sequence[Part], value: float) -> Estimate:
+    """The logit-t interval of psi; at exactly 0 or 1 a one-sided bound."""
+    n, open_ = parts[0].n, parts[0].open
+    if open_:
+        return Estimate(value, None, None, n, "none", open_)
+    edge = 1e-12
+    if not edge < value < 1 - edge:
+        return _at_the_edge(value, n, parts[0].bound)
+    found = spread(parts)
+    if found.variance < _NONE:
+        return Estimate(value, None, None, n, "none", "scores do not vary within the classes")
+    half = found.quantile * found.error / (value * (1 - value))
+    low, high = expit(logit(value) - half), expit(logit(value) + half)
+    return Estimate(value, float(low), float(high), n, f"patient-clustered logit t ({_who(parts)})")
+
+
+def _at_the_edge(value: float, n: int, pairs: int) -> Estimate:
+    """One-sided 95 % bound at 0 or 1: all `pairs` comparisons of disjoint patients came out alike: A^pairs >= 0.05."""
+    bound = ALPHA ** (1 / max(pairs, 1))
+    low, high = (bound, 1.0) if value > 0.5 else (0.0, 1 - bound)
+    return Estimate(
+        value, float(low), float(high), n, "one-sided exact bound", f"one-sided: {pairs} independent comparisons"
+    )
+
+
+def _bootstrapped(parts: Sequence[Part], value: float) -> Estimate:
+    """BCa over patients of the mean over seeds, its two arms widened by what the seeds and their few degrees add."""
+    totals, n = _joint(parts), parts[0].n
+    drawn = resample(totals)
+    low, high = bca(value, drawn, totals.jackknife(), LEVEL)
+    undefined = int(np.sum(~np.isfinite(drawn)))
+    note = f"{undefined} of {RESAMPLES} resamples left out: not defined there" if undefined else ""
+    kind = f"patient bootstrap BCa ({RESAMPLES}; {_who(parts)})"
+    if high - low < 1e-12:
+        if totals.proportion:
+            low, high = wilson(value, len(parts[0].patients))
+            return Estimate(
+                value, low, high, n, "Wilson", f"no patient differs: Wilson on {len(parts[0].patients)} patients"
+            )
+        return Estimate(value, None, None, n, "none", "resamples do not vary")
+    seeds = np.array([part.value for part in parts])
+    return Estimate(value, *_widened(value, low, high, float(np.nanvar(drawn)), seeds, parts[0], totals), n, kind, note)
+
+
+def _joint(parts: Sequence[Part]) -> Totals:
+    """Totals whose runs are all seeds' runs, so that their mean is the mean over seeds."""
+    stacks = [part.totals.stats for part in parts if part.totals is not None]
+    assert parts[0].totals is not None
+    return replace(parts[0].totals, stats=np.concatenate(stacks))
+
+
+def _widened(
+    value: float, low: float, high: float, patients: float, seeds_K: np.ndarray, part: Part, totals: Totals
+) -> tuple[float, float]:
+    """The arms of a patients' interval, scaled by t sqrt(V_patients + V_seeds) / (z sqrt(V_patients))."""
+    if len(seeds_K) > 1:
+        seeds = float(np.var(seeds_K, ddof=1)) / len(seeds_K)
+        freedom = (patients + seeds) ** 2 / (
+            patients**2 / patient_freedom(part.psi, part.strata) + seeds**2 / (len(seeds_K) - 1)
+        )
+        factor = student.ppf(1 - ALPHA / 2, freedom) / norm.ppf(1 - ALPHA / 2) * np.sqrt(1 + seeds / patients)
+        low, high = value - factor * (value - low), value + factor * (high - value)
+    return float(max(low, totals.lowest)), float(min(high, totals.highest))
+
+
+def wilson(value: float, effective: float) -> tuple[float, float]:
+    """Wilson's interval of a proportion on an effective number of independent cases, which need not be whole."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(value * effective, effective, alpha=ALPHA, method="wilson")
+    return float(low), float(high)
+
+
+def quick_proportion(part: Part) -> Estimate:
+    """Wilson on n over the design effect of patients: no resampling, for every epoch."""
+    variance, chance = part.variance, part.value * (1 - part.value)
+    effective = float(len(part.patients)) if variance < _NONE else min(float(part.n), chance / variance)
+    low, high = wilson(part.value, effective)
+    return Estimate(part.value, low, high, part.n, "Wilson on effective n (patients)", f"effective n {effective:.0f}")
+
+
+# ---- comparing ------------------------------------------------------------------------------------------------------
+def difference(a: Sequence[Part], b: Sequence[Part]) -> tuple[Estimate, float]:
+    """a - b with interval and two-sided p; patients paired, seeds independent. p is NaN where no patient varies."""
+    check_same_rows([*a, *b])
+    value = float(np.mean([p.value for p in a]) - np.mean([p.value for p in b]))
+    n = a[0].n
+    if not np.isfinite(value):
+        return Estimate(None, None, None, n, "none", "not defined on these rows"), float("nan")
+    found = spread(a, b)
+    kind = f"paired patients, t ({_seeds(a)} and {_seeds(b)})"
+    notes = "" if min(len(a), len(b)) > 1 else "a method with one seed: the interval lacks the seed's part"
+    if found.variance < _NONE or not np.isfinite(found.variance):
+        p = 1.0 if abs(value) < 1e-12 else float("nan")
+        return Estimate(value, None, None, n, "none", "no patient tells the methods apart"), p
+    open_ = a[0].open or b[0].open
+    if open_:
+        return Estimate(value, None, None, n, "none", open_), float("nan")
+    half = found.quantile * found.error
+    limit = 1.0 if a[0].totals is None else a[0].totals.highest - a[0].totals.lowest
+    p = float(2 * student.sf(abs(value) / found.error, found.freedom))
+    return Estimate(value, max(value - half, -limit), min(value + half, limit), n, kind, notes), p
+
+
+def _seeds(parts: Sequence[Part]) -> str:
+    return f"{len(parts)} seed{'s' if len(parts) > 1 else ''}"
+
+
+def smallest_difference(a: Sequence[Part], b: Sequence[Part], power: float = 0.8) -> float | None:
+    """The smallest true difference that these patients and seeds would have shown with this power."""
+    check_same_rows([*a, *b])
+    found = spread(a, b)
+    if not np.isfinite(found.variance) or found.variance < _NONE:
+        return None
+
+    def lack(shift: float) -> float:
+        return float(nct.sf(found.quantile, found.freedom, shift)) - power
+
+    return float(brentq(lack, 0.0, 50.0 + 10 * found.quantile)) * found.error
+
+
+def holm(p_values: Sequence[float], alpha: float = ALPHA) -> tuple[np.ndarray, np.ndarray]:
+    """Holm over a family: adjusted p and which are rejected. NaN stays NaN and does not count into the family."""
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted, rejected = np.full(len(p), np.nan), np.zeros(len(p), dtype=bool)
+    known = np.isfinite(p)
+    if known.any():
+        rejected[known], adjusted[known] = multipletests(p[known], alpha=alpha, method="holm")[:2]
+    return adjusted, rejected

@@ -1,0 +1,129 @@
+"""What intervals need of a metric on one frame: its value, and how much each patient moves it.
+
+Shapes: G patients, D statistics, R runs (folds of one seed), K seeds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Value = Callable[[np.ndarray], np.ndarray]  # totals (..., D) -> values (...)
+
+
+class NotComputableError(Exception):
+    """Why this frame does not allow a metric, in words: no masks, no maps, another track."""
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """A metric that is a function of sums over patients: `value` of the column sums of `stats` (R, G, D), mean over R.
+
+    lowest, highest: the metric's range. proportion: the value is column 0 / column 1, each row's part 0 or 1.
+    """
+
+    stats: np.ndarray
+    value: Value
+    lowest: float = 0.0
+    highest: float = 1.0
+    proportion: bool = False
+
+    def full(self) -> float:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(np.mean(self.value(self.stats.sum(axis=1))))
+
+    def jackknife(self) -> np.ndarray:
+        """(G,) the value without each patient."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            without = self.stats.sum(axis=1, keepdims=True) - self.stats
+            return np.asarray(np.mean(self.value(without), axis=0))
+
+    def resampled(self, weights_BG: np.ndarray) -> np.ndarray:
+        """(B,) the value of each resample, given how often it holds each patient."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.mean([self.value(weights_BG @ stats) for stats in self.stats], axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A metric of one seed's frame. patients (G) sorted; psi (G) sums to 0; G/(G-1) sum(psi^2) is their variance.
+
+    strata (G): patients with the same set of labels; degrees of freedom are counted by stratum (Welch). bound: number
+    of independent comparisons behind a value of exactly 0 or 1. open: why there is no interval ("": there is one).
+    totals: where the bootstrap gives the interval; None: the logit-t interval of psi.
+    """
+
+    value: float
+    patients: np.ndarray
+    psi: np.ndarray
+    strata: np.ndarray
+    n: int
+    note: str = ""
+    open: str = ""
+    bound: int = 0
+    totals: Totals | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def variance(self) -> float:
+        return patient_variance(self.psi)
+
+
+def patient_variance(psi_G: np.ndarray) -> float:
+    """Variance of a value whose patients' contributions are psi: G/(G-1) sum(psi^2) (STATISTICS, section 2)."""
+    count = len(psi_G)
+    return float(count / (count - 1) * np.sum(psi_G**2)) if count > 1 else float("nan")
+
+
+def patient_freedom(psi_G: np.ndarray, strata_G: np.ndarray) -> float:
+    """Degrees of freedom of `patient_variance`, by Satterthwaite over strata of patients.
+
+    With one image per patient and two classes these are Welch's. A stratum of one patient counts as one degree.
+    """
+    sums = np.bincount(strata_G, weights=psi_G**2)
+    counts = np.bincount(strata_G)
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    spread = float(np.sum(sums**2 / np.maximum(counts - 1, 1)))
+    return float(sums.sum() ** 2 / spread) if spread > 0 else float(max(len(psi_G) - 1, 1))
+
+
+def by_patient(patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted distinct patients (G) and each row's position among them (N)."""
+    names, position = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    return names, position
+
+
+def label_strata(position: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """(G,) patients by the set of their labels, numbered from 0."""
+    sets = np.zeros(count, dtype=np.int64)
+    np.bitwise_or.at(sets, position, np.left_shift(1, labels))
+    return np.unique(sets, return_inverse=True)[1]
+
+
+def part_of_totals(
+    rows: np.ndarray,
+    patients: np.ndarray,
+    folds: np.ndarray,
+    labels: np.ndarray,
+    value: Value,
+    *,
+    n: int,
+    note: str = "",
+    lowest: float = 0.0,
+    highest: float = 1.0,
+    proportion: bool = False,
+    facts: dict[str, float] | None = None,
+) -> Part:
+    """A Part from rows' statistics (N, D). psi is the jackknife's: (G-1)/G of what leaving the patient out changes."""
+    names, position = by_patient(patients)
+    runs = np.unique(folds)
+    stats = np.zeros((len(runs), len(names), rows.shape[1]))
+    for r, fold in enumerate(runs):
+        here = folds == fold
+        np.add.at(stats[r], position[here], rows[here])
+    totals = Totals(stats, value, lowest, highest, proportion)
+    full, without = totals.full(), totals.jackknife()
+    centred = np.nanmean(without) - without if np.isfinite(without).any() else np.zeros(len(names))
+    psi = np.nan_to_num(centred * (len(names) - 1) / max(len(names), 1))
+    strata = label_strata(position, np.maximum(labels, 0), len(names))
+    return Part(full, names, psi, strata, n, note, totals=totals, facts=facts or {})

@@ -1,0 +1,186 @@
+"""The job `sweep`: a method's settings searched on training and validation rows, durable under kills."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import search_spaces
+from bench.cluster.failures import Failure
+from bench.cluster.nodes import Share
+from bench.cluster.search import DurableSearch
+from bench.cluster.trials import Ending, ListSearch, Objective
+from bench.cluster.tune import run_trials
+from bench.config import Job
+from bench.engine.run import is_done
+from bench.plan import TUNING_SEED, Ready
+from bench.recorder import Recorder, keep_state
+from bench.space import Restricted, flat, published_point
+from bench.tracking import RunInfo, Tracker
+from data.errors import ConfigError
+
+TRAINABLE = "bench.engine.run:train_run"
+Seen = Callable[[int, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What is asked of a sweep."""
+
+    trials: int
+    objectives: tuple[str, ...] = ("auroc_mean",)
+    scheduler: Literal["asha", "none"] = "asha"
+    arm: Literal["tpe", "random"] = "tpe"
+    time_budget_s: float | None = None
+    extend: bool = False
+    max_concurrent: int | None = None
+
+
+def share_of(ready: Ready) -> Share:
+    machine = ready.machine
+    return Share(machine.workers, machine.cpus_per_worker, machine.gpus_per_worker)
+
+
+def run_requirements(ready: Ready, jobs: list[Job], tracker: Tracker, seen: Seen = lambda n, p: None) -> None:
+    """Train what is not there yet, each once. ConfigError... of a failed one ends the command: nothing can start."""
+    for job in jobs:
+        if is_done_at(job):
+            continue
+        recorder = Recorder(
+            tracker, job.spec.track, "requirement", lambda number, job=job: job, seen=seen,
+            finished=lambda number, run_id, payload, job=job: keep_state(tracker, run_id, job),
+        )  # fmt: skip
+        endings = run_trials(
+            ListSearch({0: job.model_dump(mode="json")}), TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready),
+            on_report=recorder.on_report, on_end=recorder.on_end,
+        )  # fmt: skip
+        for ending in endings:
+            if ending.state != "complete":
+                why = ending.failure.reason if ending.failure else ending.state
+                raise ConfigError(f"the run that others start from has failed: {why}", job.name, "mend it, then run again")
+
+
+def is_done_at(job: Job) -> bool:
+    from pathlib import Path
+
+    return is_done(Path(job.folder))
+
+
+def run_sweep(ready: Ready, plan: SweepPlan, storage: str, tracker: Tracker, seen: Seen = lambda n, p: None) -> dict[str, Any]:
+    """Run a sweep to its number of trials, or go on with it; the JSON document of CLI.md."""
+    objectives = tuple(Objective(f"validation/{name}") for name in plan.objectives)
+    study = f"{ready.cell.method}-{ready.cell.dataset}-{ready.task.track.name}-{ready.identity}"
+    if len(objectives) > 1:
+        study += "-" + "-".join(plan.objectives)
+    space = Restricted(search_spaces.load(ready.cell.method), ready.fixed_fields(), flat(ready.base))
+    run_requirements(ready, ready.all_requirements(ready.base, TUNING_SEED), tracker, seen)
+    parent = tracker.start(
+        ready.task.track.name, name=f"sweep {ready.cell}", kind="sweep", identity=study,
+        params={"trials": plan.trials, "objectives": ",".join(plan.objectives), "scheduler": plan.scheduler, "arm": plan.arm},
+        tags={"method": ready.cell.method, "dataset": ready.cell.dataset, "study": study},
+    )  # fmt: skip
+    jobs: dict[int, Job] = {}
+
+    def make_job(number: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        config = ready.config(overrides)
+        spec = ready.spec(config, TUNING_SEED)
+        folder = ready.home.checkpoints / study / f"trial-{number:04d}"
+        jobs[number] = ready.job(spec, folder, name=f"trial {number}")
+        return jobs[number].model_dump(mode="json")
+
+    known = {run.number: run for run in tracker.runs(kind="trial", parent=parent) if run.number is not None}
+    recorder = Recorder(
+        tracker, ready.task.track.name, "trial", lambda number: jobs[number], parent=parent, seen=seen,
+        finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
+    )  # fmt: skip
+    with DurableSearch(
+        study=study, storage=storage, space=space, make_job=make_job, objectives=objectives, trials=plan.trials,
+        seed=0, sampler=plan.arm, published=published_point(space, ready), recorded=lambda n: _recorded(known.get(n), objectives),
+    ) as search:  # fmt: skip
+        _check_extend(search, plan, study)
+        if not search.finished:
+            run_trials(
+                search, TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready), concurrent=plan.max_concurrent,
+                scheduler=plan.scheduler if len(objectives) == 1 else "none", time_budget_s=plan.time_budget_s,
+                on_report=recorder.on_report, on_end=recorder.on_end,
+            )  # fmt: skip
+        document = _document(search, ready, parent, study, plan)
+        states = {trial["number"]: trial["state"] for trial in document["trials"]}
+    tracker.close_orphans(parent, states)
+    if document["status"] == "done":
+        if document["best"]:
+            tracker.log(parent, {f"best/{o.metric}": v for o, v in zip(objectives, document["best"]["values"], strict=True)})
+            tracker.json(parent, document["best"], "best.json")
+        tracker.finish(parent, "complete")
+    return document
+
+
+def _check_extend(search: DurableSearch, plan: SweepPlan, study: str) -> None:
+    """A sweep that had reached its number grows on request alone: its best trial has perhaps been reported already."""
+    attributes = search.study.user_attrs
+    target = attributes.get("target")
+    closed = sum(trial.state.is_finished() for trial in search.study.get_trials(deepcopy=False))
+    if target is not None and plan.trials > target and closed >= target and not plan.extend:
+        raise ConfigError(f"this sweep is finished with {target} trials", study, "add --extend to go on to more")
+    search.study.set_user_attr("target", max(plan.trials, target or 0))
+
+
+def _recorded(run: RunInfo | None, objectives: tuple[Objective, ...]) -> Ending | None:
+    """How MLflow closed a trial which the study thinks is running: the driver died between the two."""
+    if run is None or run.state not in ("complete", "pruned", "failed"):
+        return None
+    payload = {o.metric: run.metrics[o.metric] for o in objectives if o.metric in run.metrics}
+    failure = None
+    if run.state == "failed":
+        failure = Failure(run.tags.get("failure", "lost"), run.tags.get("reason", ""))  # type: ignore[arg-type]
+    number = run.number if run.number is not None else -1
+    return Ending(number, run.state, payload, failure)  # type: ignore[arg-type]
+
+
+def _document(search: DurableSearch, ready: Ready, parent: str, study: str, plan: SweepPlan) -> dict[str, Any]:
+    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+    trials = []
+    for trial in search.study.get_trials(deepcopy=False):
+        several = len(search.objectives) > 1
+        values = list(trial.values) if trial.values is not None else None if several else _last(trial.intermediate_values)
+        trials.append(
+            {
+                "number": trial.number,
+                "state": names[trial.state.name],
+                "failure": trial.user_attrs.get("failure"),
+                "reason": trial.user_attrs.get("reason"),
+                "values": values,
+                "params": trial.params,
+                "run_id": trial.user_attrs.get("run_id"),
+                "seconds": trial.user_attrs.get("seconds"),
+            }
+        )
+    complete = [t for t in search.study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+    best = max(complete, key=lambda t: (t.values[0], -t.number), default=None)
+    closed = sum(t["state"] in ("complete", "pruned", "failed") for t in trials)
+    return {
+        "sweep_id": parent,
+        "study": study,
+        "objectives": [{"metric": o.metric, "direction": "maximize" if o.mode == "max" else "minimize"} for o in search.objectives],
+        "trials": trials,
+        "best": best
+        and {
+            "number": best.number,
+            "values": list(best.values),
+            "config": ready.config(search_overrides(search, best.params)).model_dump(mode="json"),
+        },
+        "front": [t.number for t in search.study.best_trials] if len(search.objectives) > 1 and complete else [],
+        "status": "done" if closed >= plan.trials else "unfinished",
+    }
+
+
+def search_overrides(search: DurableSearch, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The config overrides that the space makes of a closed trial's parameters."""
+    import optuna
+
+    return search._space(optuna.trial.FixedTrial(dict(params)))  # type: ignore[no-any-return]
+
+
+def _last(values: Mapping[int, float]) -> list[float] | None:
+    finite = [values[step] for step in sorted(values) if math.isfinite(values[step])]
+    return finite[-1:] or None

@@ -1,0 +1,337 @@
+"""The work on one film: decode it and its masks once, check them, measure them, write the regions asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data._store import PixelSpec, create_rows, disk_errors, require_space, write_rows
+from data.errors import DataError, MachineError
+from data.inputs import Roi
+from data.record import Box, Finding, Pixels, Record
+from data.roi import cut, grey_limits
+
+ARRAYS: dict[str, type[np.generic]] = {"image": np.uint16, "mask": np.uint8, "fine": np.uint8}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the pixels of one sample go: row numbers in the three arrays, -1 = none."""
+
+    finding_id: str  # "" for a whole film
+    row: int
+    mask_row: int = -1
+    fine_row: int = -1
+
+
+@dataclass(frozen=True)
+class Film:
+    """One record as a job for one process. A counterfactual takes grey limits and boxes from its origin."""
+
+    record: Record
+    slots: tuple[Slot, ...] = ()
+    grey_from: Pixels | None = None
+    boxes_from: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class FindingFacts:
+    """What decoding tells about a finding."""
+
+    finding_id: str
+    box: Box
+    area_px: int  # of the mask; of the box where there is none
+    mask_hash: str
+    fine_hash: str
+    box_clipped: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something broken: an argument list of Report.problem."""
+
+    file: str
+    message: str
+    do: str
+
+
+@dataclass
+class FilmFacts:
+    """What decoding tells about a film. `findings` lacks those that had a problem; with `broken` the film has one."""
+
+    record_id: str
+    height: int = 0
+    width: int = 0
+    image_hash: str = ""
+    grey: tuple[float, float] = (0.0, 0.0)
+    broken: bool = False
+    findings: list[FindingFacts] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    unplaced: int = 0  # findings with neither mask nor box: known to exist, not where
+    windows: dict[str, Box] = field(default_factory=dict)  # finding_id -> the window that was cut
+
+
+@dataclass
+class _Decoded:
+    finding: Finding
+    mask: np.ndarray | None
+    fine: np.ndarray | None
+    facts: FindingFacts
+
+
+class _BadPixelsError(Exception):
+    """Carries the Problem of one finding or film to where it is noted."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def work(film: Film, spec: PixelSpec | None, folder: Path | None, check: bool) -> FilmFacts:
+    """Decode one film; with `spec`, write its slots into the arrays in `folder`. `check`: fingerprints too."""
+    facts = FilmFacts(film.record.record_id)
+    try:
+        image = _film_pixels(film.record.image)
+        grey_source = image if film.grey_from is None else _film_pixels(film.grey_from)
+    except _BadPixelsError as bad:
+        facts.broken = True
+        facts.problems.append(bad.problem)
+        return facts
+    facts.height, facts.width = image.shape
+    facts.image_hash = film.record.image.fingerprint() if check else ""
+    decoded = list(_findings(film, image.shape, facts, check))
+    facts.findings = [item.facts for item in decoded]
+    facts.grey = grey_limits(grey_source, spec.roi if spec is not None else Roi())
+    if spec is None or folder is None:
+        return facts
+    with disk_errors(folder):
+        _write(film, spec, folder, image, decoded, facts)
+    return facts
+
+
+def _film_pixels(pixels: Pixels) -> np.ndarray:
+    image = _read(pixels)
+    if image.ndim != 2 or min(image.shape) < 8:
+        raise _BadPixelsError(
+            Problem(pixels.name, f"not a film: its pixels have the shape {image.shape}", "replace it")
+        )
+    low, high = image.min(), image.max()
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise _BadPixelsError(Problem(pixels.name, "the film has grey values that are not numbers", "replace the file"))
+    if low == high:
+        raise _BadPixelsError(Problem(pixels.name, f"the film has one grey value ({low}) only", "replace the file"))
+    return image
+
+
+def _read(pixels: Pixels) -> np.ndarray:
+    try:
+        return np.asarray(pixels.read())
+    except DataError as error:
+        do = error.do.split(", or pass --skip-bad")[0]
+        raise _BadPixelsError(Problem(error.where or pixels.name, error.what, do)) from error
+    except (OSError, ValueError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise _BadPixelsError(Problem(pixels.name, f"cannot be decoded ({reason})", "replace the file")) from error
+
+
+def _findings(film: Film, shape: tuple[int, ...], facts: FilmFacts, check: bool) -> Iterator[_Decoded]:
+    """The findings without a problem, decoded; problems are noted in `facts`."""
+    origin_boxes = {finding.finding_id: finding for finding in film.boxes_from}
+    for finding in film.record.findings:
+        origin = origin_boxes.get(finding.finding_id)
+        if finding.box is None and origin is not None and (origin.box is not None or origin.mask is not None):
+            try:
+                finding = replace(finding, box=origin.box or _extent(_mask(origin.mask, shape)))
+            except _BadPixelsError as bad:
+                facts.problems.append(bad.problem)
+                continue
+        if finding.box is None and finding.mask is None:
+            facts.unplaced += 1
+            continue
+        try:
+            yield _decode(finding, film.record, shape, check)
+        except _BadPixelsError as bad:
+            facts.problems.append(bad.problem)
+
+
+def _decode(finding: Finding, record: Record, shape: tuple[int, ...], check: bool) -> _Decoded:
+    mask, fine = _mask(finding.mask, shape), _mask(finding.fine_mask, shape)
+    extent = _extent(mask) if mask is not None else None
+    box, clipped = _inside(finding.box or extent, shape)
+    if box is None:
+        raise _BadPixelsError(
+            Problem(
+                record.image.name,
+                f"the box {finding.box} lies outside of the film ({shape[1]} x {shape[0]})",
+                "mend it",
+            )
+        )
+    if mask is not None and extent is not None and not _overlap(box, extent):
+        raise _BadPixelsError(
+            Problem(_name(finding.mask), f"the mask lies outside of its box {box}", "mend box or mask")
+        )
+    area = int(mask.sum()) if mask is not None else (box[2] - box[0]) * (box[3] - box[1])
+    mask_hash, fine_hash = (p.fingerprint() if check and p else "" for p in (finding.mask, finding.fine_mask))
+    return _Decoded(finding, mask, fine, FindingFacts(finding.finding_id, box, area, mask_hash, fine_hash, clipped))
+
+
+def _mask(pixels: Pixels | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    if pixels is None:
+        return None
+    mask = _read(pixels).astype(bool)
+    if mask.shape != shape:
+        sizes = f"{' x '.join(map(str, mask.shape[::-1]))} pixels, its film {shape[1]} x {shape[0]}"
+        raise _BadPixelsError(
+            Problem(pixels.name, f"mask of another size than its film: it has {sizes}", "replace the mask")
+        )
+    if not mask.any():
+        raise _BadPixelsError(Problem(pixels.name, "the mask is empty", "replace the mask"))
+    return mask
+
+
+def _name(pixels: Pixels | None) -> str:
+    return pixels.name if pixels is not None else ""
+
+
+def _extent(mask: np.ndarray | None) -> Box | None:
+    """The bounding box of a mask that is not empty."""
+    if mask is None:
+        return None
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _inside(box: Box | None, shape: tuple[int, ...]) -> tuple[Box | None, bool]:
+    """The box clipped to the film, and whether that changed it. None: less than half of it lies on the film."""
+    if box is None:
+        return None, False
+    x0, y0, x1, y1 = (int(value) for value in box)
+    inner = (max(x0, 0), max(y0, 0), min(x1, shape[1]), min(y1, shape[0]))
+    area = max(0, inner[2] - inner[0]) * max(0, inner[3] - inner[1])
+    whole = (x1 - x0) * (y1 - y0)
+    if x1 <= x0 or y1 <= y0 or 2 * area < whole:
+        return None, False
+    return inner, inner != (x0, y0, x1, y1)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+
+
+def _write(
+    film: Film, spec: PixelSpec, folder: Path, image: np.ndarray, decoded: Sequence[_Decoded], facts: FilmFacts
+) -> None:
+    """Cut every slot's region and write it. A finding that had a problem leaves its slot unused."""
+    by_id = {item.facts.finding_id: item for item in decoded}
+    for slot in film.slots:
+        if spec.unit == "image":
+            masses = [item for item in decoded if item.finding.kind == "mass"]
+            mask, fine, box = _union([item.mask for item in masses]), _union([item.fine for item in masses]), None
+        elif slot.finding_id in by_id:
+            item = by_id[slot.finding_id]
+            mask, fine, box = item.mask, item.fine, item.facts.box
+        else:
+            continue
+        masks = {"mask": mask, "fine": fine}
+        present = [name for name, value in masks.items() if value is not None]
+        region = cut(
+            image, [m for m in masks.values() if m is not None], box, spec.roi, spec.size, spec.margin, facts.grey
+        )
+        facts.windows[slot.finding_id] = region.window
+        write_rows(folder / "image.npy", [(slot.row, np.rint(region.image * 65535))])
+        for name, pixels in zip(present, region.masks, strict=True):
+            row = slot.mask_row if name == "mask" else slot.fine_row
+            write_rows(folder / f"{name}.npy", [(row, np.rint(pixels * 255))])
+
+
+def _union(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [mask for mask in masks if mask is not None]
+    return np.logical_or.reduce(known) if known else None
+
+
+def films_of(records: Sequence[Record], spec: PixelSpec | None) -> tuple[list[Film], dict[str, int]]:
+    """The jobs, with a slot for each sample, and how many rows each array needs. Raises DataError for a lost origin."""
+    by_id = {record.record_id: record for record in records}
+    counts = dict.fromkeys(ARRAYS, 0)
+    films = []
+    for record in records:
+        origin = by_id.get(record.counterfactual_of or "")
+        if record.counterfactual_of and origin is None:
+            raise DataError(
+                f"the origin {record.counterfactual_of} of a counterfactual is not in the data set",
+                record.record_id,
+                "add it",
+            )
+        slots = tuple(_slots(record, spec, counts)) if spec else ()
+        grey, findings = (origin.image, origin.findings) if origin else (None, ())
+        films.append(Film(record, slots, grey, findings))
+    return films, counts
+
+
+def _slots(record: Record, spec: PixelSpec, counts: dict[str, int]) -> Iterator[Slot]:
+    def next_row(array: str, wanted: bool) -> int:
+        counts[array] += wanted
+        return counts[array] - 1 if wanted else -1
+
+    if spec.unit == "image":
+        masses = [finding for finding in record.findings if finding.kind == "mass"]
+        has_mask, has_fine = any(f.mask is not None for f in masses), any(f.fine_mask is not None for f in masses)
+        yield Slot("", next_row("image", True), next_row("mask", has_mask), next_row("fine", has_fine))
+        return
+    for f in record.findings:
+        rows = next_row("image", True), next_row("mask", f.mask is not None), next_row("fine", f.fine_mask is not None)
+        yield Slot(f.finding_id, *rows)
+
+
+def create_arrays(folder: Path, spec: PixelSpec, counts: dict[str, int]) -> None:
+    """The empty array files of a pixel cache. Raises MachineError if the disk cannot hold them."""
+    height, width = spec.cut_size
+    require_space(
+        folder, sum(counts[name] * height * width * np.dtype(dtype).itemsize for name, dtype in ARRAYS.items())
+    )
+    for name, dtype in ARRAYS.items():
+        create_rows(folder / f"{name}.npy", counts[name], (height, width), dtype)
+
+
+def work_all(
+    films: Sequence[Film],
+    spec: PixelSpec | None,
+    folder: Path | None,
+    *,
+    check: bool,
+    processes: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[FilmFacts]:
+    """The facts of all films, in their order; by several processes if asked for."""
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(done, len(films))
+
+    if processes <= 1 or len(films) < 2:
+        for done, film in enumerate(films, start=1):
+            yield work(film, spec, folder, check)
+            told(done)
+        return
+    pool = ProcessPoolExecutor(min(processes, len(films)), get_context("spawn"), initializer=_one_thread)
+    futures: list[Future[FilmFacts]] = []
+    try:
+        futures = [pool.submit(work, film, spec, folder, check) for film in films]
+        for done, future in enumerate(futures, start=1):
+            yield future.result()
+            told(done)
+    except BrokenProcessPool as error:
+        raise MachineError(
+            "a process that decodes films died, perhaps for want of memory", "prepare", "try again with fewer processes"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)

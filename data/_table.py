@@ -1,0 +1,205 @@
+"""The table of a prepared data set, its hash, its passport, and the index of its pixels: values in, values out.
+
+Columns: record_id, finding_id ("" = a record without finding), lesion_id, patient (public hash), laterality, view,
+kind, margin (position in MARGINS), malignant, has_mass (-1 = unknown), official_split ("" = none), height, width,
+x0 y0 x1 y1 (film pixels), area_px (of the mask; of the box without one), has_mask, has_fine, image_hash, mask_hash,
+fine_hash, counterfactual_of ("" = none), boxes_complete (no finding of the film was left out), and attr_<name>.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data._films import Film, FilmFacts, FindingFacts
+from data._store import hash_of
+from data.record import DataCard, Finding, Options, Record, Report, public_id
+from data.tracks import MARGINS, TRACKS
+
+VERSION = 1  # of the columns and of how they are filled
+
+
+def build(records: Sequence[Record], facts: Sequence[FilmFacts], report: Report) -> pd.DataFrame:
+    """One row per finding that was decoded, one per record without finding. Counts in `report` what it leaves out."""
+    rows: list[dict[str, Any]] = []
+    for record, fact in zip(records, facts, strict=True):
+        if fact.broken:
+            continue
+        if fact.unplaced:
+            report.leave_out("finding with neither mask nor box", fact.unplaced)
+        base = _film_columns(record, fact)
+        if not record.findings:
+            rows.append(base | _attributes(record, None))
+        by_id = {finding.finding_id: finding for finding in record.findings}
+        for found in fact.findings:
+            finding = by_id[found.finding_id]
+            rows.append(base | _finding_columns(finding, found) | _attributes(record, finding))
+    table = pd.DataFrame(rows)
+    return _plain_attributes(table) if len(table) else table
+
+
+def _film_columns(record: Record, fact: FilmFacts) -> dict[str, Any]:
+    has_mass = record.has_mass
+    if has_mass is None and any(finding.kind == "mass" for finding in record.findings):
+        has_mass = True
+    return {
+        "record_id": record.record_id,
+        "finding_id": "",
+        "lesion_id": "",
+        "patient": public_id(record.dataset, "patient", record.patient_id),
+        "laterality": record.laterality,
+        "view": record.view,
+        "kind": "",
+        "margin": -1,
+        "malignant": -1,
+        "has_mass": -1 if has_mass is None else int(has_mass),
+        "official_split": record.official_split or "",
+        "height": fact.height,
+        "width": fact.width,
+        "x0": -1,
+        "y0": -1,
+        "x1": -1,
+        "y1": -1,
+        "area_px": 0,
+        "has_mask": False,
+        "has_fine": False,
+        "image_hash": fact.image_hash,
+        "mask_hash": "",
+        "fine_hash": "",
+        "counterfactual_of": record.counterfactual_of or "",
+        "boxes_complete": len(fact.findings) == len(record.findings),
+    }
+
+
+def _finding_columns(finding: Finding, found: FindingFacts) -> dict[str, Any]:
+    return {
+        "finding_id": finding.finding_id,
+        "lesion_id": finding.lesion_id,
+        "kind": finding.kind,
+        "margin": MARGINS.index(finding.margin) if finding.margin in MARGINS else -1,
+        "malignant": -1 if finding.malignant is None else int(finding.malignant),
+        **dict(zip(("x0", "y0", "x1", "y1"), found.box, strict=True)),
+        "area_px": found.area_px,
+        "has_mask": finding.mask is not None,
+        "has_fine": finding.fine_mask is not None,
+        "mask_hash": found.mask_hash,
+        "fine_hash": found.fine_hash,
+    }
+
+
+def _attributes(record: Record, finding: Finding | None) -> dict[str, Any]:
+    values = dict(record.attributes) | (dict(finding.attributes) if finding is not None else {})
+    return {f"attr_{name}": value for name, value in values.items()}
+
+
+def _plain_attributes(table: pd.DataFrame) -> pd.DataFrame:
+    """attr_ columns sorted by name, each of numbers (NaN = unknown) or of text ("" = unknown)."""
+    attributes = sorted(column for column in table.columns if column.startswith("attr_"))
+    for column in attributes:
+        known = table[column].dropna()
+        if len(known) and all(isinstance(value, (int, float)) for value in known):
+            table[column] = table[column].astype(float)
+        else:
+            table[column] = [("" if pd.isna(value) else str(value)) for value in table[column]]
+    return table[[column for column in table.columns if column not in attributes] + attributes]
+
+
+def data_hash(dataset: str, table: pd.DataFrame) -> str:
+    """sha256 over the rows, whatever their order: labels, sides, boxes and content fingerprints; no path, no time."""
+    rows = table.sort_values(["record_id", "finding_id"]).to_json(orient="records", double_precision=10)
+    return hash_of([dataset, rows])
+
+
+def counts(table: pd.DataFrame, sides: "pd.Series[str]") -> dict[str, dict[str, dict[str, int]]]:
+    """Samples per track, side ("none" where a row has no side) and label; counterfactuals are not counted."""
+    named = sides.where(sides != "", "none").rename("side")
+    own = table["counterfactual_of"] == ""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for track in TRACKS.values():
+        rows = table[own & (table[track.column] >= 0)]
+        rows = rows[rows["kind"] == "mass"] if track.unit == "finding" else rows.drop_duplicates("record_id")
+        per_side = found.setdefault(track.name, {})
+        for side, labels in rows[track.column].groupby(named.loc[rows.index]):
+            per_side[str(side)] = {name: int((labels == label).sum()) for label, name in enumerate(track.classes)}
+    return found
+
+
+def passport(
+    card: DataCard,
+    options: Options,
+    records: Sequence[Record],
+    table: pd.DataFrame,
+    facts: Sequence[FilmFacts],
+    report: Report,
+) -> dict[str, Any]:
+    """What a reader of a result has to know about its data."""
+    films = table.drop_duplicates("record_id")
+    areas = table.loc[table["finding_id"] != "", "area_px"]
+    decoded = [fact for fact in facts if not fact.broken]
+    return {
+        "dataset": card.name,
+        "version": card.version,
+        "grade": card.grade,
+        "options": options.model_dump(mode="json"),
+        "records": len(films),
+        "findings": int((table["finding_id"] != "").sum()),
+        "kinds": {str(kind): int(count) for kind, count in table["kind"].value_counts().items() if kind},
+        "patients": int(table["patient"].nunique()),
+        "tracks": counts(table, table["official_split"]),
+        "left_out": [{"reason": reason, "count": count} for reason, count in sorted(report.left_out.items())],
+        "problems": report.problems,
+        "boxes_clipped": sum(found.box_clipped for fact in facts for found in fact.findings),
+        "record_attributes": sorted({f"attr_{name}" for record in records for name in record.attributes}),
+        "height": _spread(films["height"]),
+        "width": _spread(films["width"]),
+        "area_px": _spread(areas),
+        "grey_low": _spread([fact.grey[0] for fact in decoded]),
+        "grey_high": _spread([fact.grey[1] for fact in decoded]),
+        "data_hash": data_hash(card.name, table),
+    }
+
+
+def _spread(values: Any) -> dict[str, float] | None:
+    """5, 50 and 95 % quantiles."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if not len(numbers):
+        return None
+    low, middle, high = np.quantile(numbers, [0.05, 0.5, 0.95])
+    return {"q05": float(low), "median": float(middle), "q95": float(high)}
+
+
+def pixel_index(films: Sequence[Film], facts: Sequence[FilmFacts]) -> pd.DataFrame:
+    """Which rows of the arrays hold which sample, the window it was cut from, and the film's grey limits."""
+    rows = []
+    for film, fact in zip(films, facts, strict=True):
+        for slot in film.slots:
+            window = fact.windows.get(slot.finding_id)
+            if window is None:  # a problem left the slot unused
+                continue
+            rows.append(
+                {
+                    "record_id": film.record.record_id,
+                    "finding_id": slot.finding_id,
+                    "row": slot.row,
+                    "mask_row": slot.mask_row,
+                    "fine_row": slot.fine_row,
+                    **dict(zip(("wx0", "wy0", "wx1", "wy1"), window, strict=True)),
+                    "grey_low": fact.grey[0],
+                    "grey_high": fact.grey[1],
+                }
+            )
+    columns = [
+        "record_id",
+        "finding_id",
+        "row",
+        "mask_row",
+        "fine_row",
+        "wx0",
+        "wy0",
+        "wx1",
+        "wy1",
+        "grey_low",
+        "grey_high",
+    ]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,407 @@
+"""Samples of one side as a method sees them, and batches of them, the same on any number of workers.
+
+Shapes: B samples, H W input pixels, h w cached pixels (larger than the input where a recipe cuts random windows).
+"""
+
+import multiprocessing
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data._store import PixelSpec, Rows
+from data.augment import augment as vary
+from data.augment import centre
+from data.batch import Batch
+from data.errors import ConfigError, DataError
+from data.inputs import Augment, Inputs, Stream
+from data.roi import to_crop
+from data.split import Split
+from data.tracks import TRACKS, Track
+
+_BATCH = 64  # samples per batch of evaluation where neither stream nor caller says
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one side that have a label of `track`. Only their own pixels are within reach.
+
+    `table`: one row per sample, position = Batch.index; the columns of the prepared table plus `label` (of the track),
+    `side`, and the window in film pixels wx0 wy0 wx1 wy1 that the cached cut shows. Unit image: one row per record,
+    area_px summed over its masses, malignant the most severe.
+    """
+
+    table: pd.DataFrame
+    track: Track
+    target: Track  # whose labels become Batch.label
+    boxes: tuple[np.ndarray, ...]  # per sample (n, 4), pixels of the cached cut
+    image: Rows
+    mask: Rows
+    fine: Rows
+    size: tuple[int, int]  # H, W of the input
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def select(self, positions: Sequence[int] | np.ndarray) -> "Samples":
+        """The samples at these positions, renumbered."""
+        where = np.asarray(positions, dtype=np.int64)
+        return replace(
+            self,
+            table=self.table.iloc[where].reset_index(drop=True),
+            boxes=tuple(self.boxes[i] for i in where),
+            image=self.image.take(where),
+            mask=self.mask.take(where),
+            fine=self.fine.take(where),
+        )
+
+    def for_track(self, track: str) -> "Samples":
+        """Those that have a label of this track; of counterfactuals those whose origin has one."""
+        chosen = TRACKS[track]
+        edited = f"origin_{chosen.column}" in self.table.columns
+        known = self.table[f"origin_{chosen.column}" if edited else chosen.column].to_numpy() >= 0
+        found = self.select(np.flatnonzero(known))
+        return replace(found, track=chosen, table=found.table.assign(label=found.table[chosen.column]))
+
+    def members(self, stream: Stream) -> np.ndarray:
+        """Positions of the samples that belong to a stream. Raises DataError, naming the stream, if there are none."""
+        table = self.table
+        mask = {
+            "all": np.ones(len(table), dtype=bool),
+            "mask": table["has_mask"].to_numpy(bool),
+            "fine": table["has_fine"].to_numpy(bool),
+            "mass": table["has_mass"].to_numpy() == 1,
+            "normal": table["has_mass"].to_numpy() == 0,
+        }[stream.only]
+        if not mask.any():
+            side = table["side"].iloc[0] if len(table) else "side"
+            raise DataError(
+                f"no {side} sample for the stream {stream.name!r} (only: {stream.only})",
+                f"track {self.target.name}",
+                "use data that provide it, or a setting without this stream",
+            )
+        return np.flatnonzero(mask)
+
+    def epoch_length(self, stream: Stream) -> int:
+        """How many samples an epoch holds that walks through this stream."""
+        members = self.members(stream)
+        if stream.samples_per_class is None:
+            return len(members)
+        return stream.samples_per_class * len(np.unique(self.columns["label"].numpy()[members]))
+
+    @cached_property
+    def columns(self) -> Mapping[str, torch.Tensor]:
+        """What a batch copies from the table: label, margin, malignant, has_mask, has_fine."""
+        names = {"label": self.target.column, "margin": "margin", "malignant": "malignant"}
+        found = {name: torch.tensor(self.table[column].to_numpy(np.int64)) for name, column in names.items()}
+        flags = {name: torch.tensor(self.table[name].to_numpy(bool)) for name in ("has_mask", "has_fine")}
+        return found | flags
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training and search may see. There is no test row in it, and no attribute that leads to one."""
+
+    train: Samples
+    validation: Samples
+    inputs: Inputs
+    data_hash: str
+    split_hash: str
+    validation_pool: Samples  # the validation side whatever its labels
+
+    def validation_for(self, track: str) -> Samples:
+        """The validation side labelled for a track that the same training serves."""
+        return self.validation_pool.for_track(track)
+
+
+def side_samples(
+    table: pd.DataFrame,
+    split: Split,
+    sides: Sequence[str],
+    pixels: Path,
+    spec: PixelSpec,
+    inputs: Inputs,
+    record_attributes: Sequence[str],
+    *,
+    counterfactuals: bool = False,
+) -> Samples:
+    """All samples of some sides, labelled for inputs.target where they have its label. Unit finding: the masses.
+
+    table: of the prepared data; pixels: the folder that `spec` was cut into. counterfactuals: the edited copies in
+    place of the films themselves (never both), with their origin's labels as origin_<column>.
+    """
+    side = split.sides_of(table)
+    edited = table["counterfactual_of"] != ""
+    rows = table[side.isin(list(sides)) & (edited == counterfactuals)].assign(side=side)
+    if counterfactuals:
+        rows = _with_origin_labels(rows, table[~edited])
+    rows = _per_record(rows, record_attributes) if spec.unit == "image" else rows[rows["kind"] == "mass"]
+    key = ["record_id", "finding_id"]
+    index = pd.read_parquet(pixels / "rows.parquet")
+    rows = rows.merge(index, on=key, how="left", validate="one_to_one", sort=False)
+    if rows["row"].isna().any():
+        raise DataError(
+            "a sample has no prepared pixels", str(rows.loc[rows["row"].isna(), "record_id"].iloc[0]), "prepare again"
+        )
+    films = table[table["kind"] == "mass"].groupby("record_id") if spec.unit == "image" else None
+    boxes = tuple(_boxes(row, films, spec) for row in rows.itertuples(index=False))
+    arrays = {
+        name: Rows(pixels / f"{name}.npy", rows[column].to_numpy(np.int64))
+        for name, column in (("image", "row"), ("mask", "mask_row"), ("fine", "fine_row"))
+    }
+    target = TRACKS[inputs.target]
+    kept = rows.drop(columns=["row", "mask_row", "fine_row"]).assign(label=rows[target.column])
+    return Samples(kept.reset_index(drop=True), target, target, boxes, size=inputs.size, **arrays)
+
+
+def _with_origin_labels(rows: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
+    """Counterfactuals keep the finding ids of their origin; where a film was edited, its own labels may be gone."""
+    columns = [track.column for track in TRACKS.values()]
+    labels = origins.set_index(["record_id", "finding_id"])[columns].add_prefix("origin_")
+    return rows.join(labels, on=["counterfactual_of", "finding_id"])
+
+
+def _per_record(rows: pd.DataFrame, record_attributes: Sequence[str]) -> pd.DataFrame:
+    """One row per film whose findings are all known: a detection on an unlisted mass would count as false."""
+    rows = rows[rows["boxes_complete"]]
+    mass = rows["kind"] == "mass"
+    by_record = rows["record_id"]
+    first = rows.drop_duplicates("record_id").set_index("record_id")
+    summed = rows["area_px"].where(mass, 0).groupby(by_record).sum()
+    first["area_px"] = summed.reindex(first.index)
+    for column in [name for name in ("malignant", "origin_malignant") if name in rows.columns]:
+        first[column] = rows[column].groupby(by_record).max().reindex(first.index)
+    for flag in ("has_mask", "has_fine"):
+        first[flag] = (rows[flag] & mass).groupby(by_record).any().reindex(first.index)
+    first = first.assign(
+        finding_id="", lesion_id="", kind="", margin=-1, x0=-1, y0=-1, x1=-1, y1=-1, mask_hash="", fine_hash=""
+    )
+    of_findings = [c for c in first.columns if c.startswith("attr_") and c not in record_attributes]
+    return first.drop(columns=of_findings).reset_index()
+
+
+def _boxes(row: Any, films: Any, spec: PixelSpec) -> np.ndarray:
+    """The boxes of a sample in pixels of its cut: of its finding, or of all masses of the film."""
+    window = (row.wx0, row.wy0, row.wx1, row.wy1)
+    if films is None:
+        return to_crop(np.array([[row.x0, row.y0, row.x1, row.y1]]), window, spec.cut_size)
+    if row.has_mass == 0 or row.record_id not in films.groups:
+        return np.zeros((0, 4), np.float32)
+    return to_crop(films.get_group(row.record_id)[["x0", "y0", "x1", "y1"]].to_numpy(), window, spec.cut_size)
+
+
+# ---- batches --------------------------------------------------------------------------------------------------------
+
+
+class _Item(NamedTuple):
+    """One sample of a step."""
+
+    row: int  # of Samples.table
+    stream: int  # position in Inputs.streams
+    position: int  # in the epoch, over all streams and ranks: seeds the sample's randomness
+
+
+class _Seeds(NamedTuple):
+    """What an epoch's randomness depends on."""
+
+    seed: int
+    stage: int
+    epoch: int
+
+    def generator(self, *purpose: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(self), spawn_key=purpose)))
+
+
+_ORDER, _DRAW, _VARY = 0, 1, 2  # purposes
+
+
+def batches(
+    samples: Samples,
+    inputs: Inputs,
+    streams: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    stage: str = "",
+    epoch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    augment: bool = False,
+    shuffle: bool = False,
+    workers: int = 0,
+    batch_size: int | None = None,
+) -> Iterator[Batch]:
+    """One epoch of batches for one of `world` workers.
+
+    shuffle (training): the first stream is walked through once, shuffled, in steps of its `per_step` (or holds
+    `samples_per_class` draws of each class); every other stream adds `per_step` samples drawn afresh, without
+    replacement. A step's samples are dealt out to the ranks in turn, so every rank has the same number of steps and
+    the union over ranks is the same for any `world`. Nothing is dropped: see `step_sizes`.
+
+    Without shuffle (evaluation, projection): the samples of the first stream named (all, if none is) in table order,
+    in batches of `batch_size` (default: the stream's per_step, else 64), the last one as large as it comes; a rank
+    takes every `world`-th sample. No other stream is drawn.
+
+    augment: vary by inputs.augment, else the central window. A sample's variation depends on (seed, stage, epoch,
+    position in the epoch) alone. workers: loader processes. Raises DataError for a stream without samples.
+    """
+    seeds = _Seeds(seed, zlib.crc32(stage.encode()), epoch)
+    chosen = [_stream(inputs, name) for name in streams]
+    if shuffle:
+        steps = _training_steps(samples, chosen, seeds, rank, world, batch_size)
+    else:
+        steps = _table_steps(samples, chosen, rank, world, batch_size)
+    recipe = inputs.augment if augment else None
+    dataset = _Dataset(samples, recipe, seeds)
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=steps,
+        num_workers=min(workers, len(steps)),
+        collate_fn=_as_it_is,
+        multiprocessing_context=_context() if workers and steps else None,
+        generator=torch.Generator().manual_seed(seed),  # keeps the global generator of torch untouched
+    )
+    yield from loader
+
+
+def step_sizes(count: int, per_step: int) -> list[int]:
+    """Samples of the first stream in each step of an epoch of `count` samples; they add up to `count`.
+
+    Full steps, then the remainder as a step of its own if it holds at least half as many; a smaller one shares evenly
+    with the step before it. So no step is larger than `per_step` and none is too small for batch norm or for a rank.
+    """
+    full, rest = divmod(count, per_step)
+    if not rest:
+        return [per_step] * full
+    if not full or 2 * rest >= per_step:
+        return [per_step] * full + [rest]
+    both = per_step + rest
+    return [per_step] * (full - 1) + [(both + 1) // 2, both // 2]
+
+
+def steps_per_epoch(samples: Samples, inputs: Inputs, streams: Sequence[str], batch_size: int | None = None) -> int:
+    """How many steps `batches(..., shuffle=True)` has."""
+    first = _stream(inputs, streams[0])[1]
+    return len(step_sizes(samples.epoch_length(first), batch_size or first.per_step))
+
+
+def _stream(inputs: Inputs, name: str) -> tuple[int, Stream]:
+    for number, stream in enumerate(inputs.streams):
+        if stream.name == name:
+            return number, stream
+    known = ", ".join(stream.name for stream in inputs.streams)
+    raise ConfigError(f"no stream {name!r}", "streams of the stage", f"choose of: {known}")
+
+
+def _epoch_order(samples: Samples, stream: Stream, rng: np.random.Generator) -> np.ndarray:
+    """The first stream's samples of one epoch, shuffled."""
+    members = samples.members(stream)
+    if stream.samples_per_class is not None:
+        labels = samples.columns["label"].numpy()[members]
+        draws = [rng.choice(members[labels == label], stream.samples_per_class) for label in np.unique(labels)]
+        members = np.concatenate(draws)
+    return rng.permutation(members)
+
+
+def _training_steps(
+    samples: Samples,
+    streams: Sequence[tuple[int, Stream]],
+    seeds: _Seeds,
+    rank: int,
+    world: int,
+    batch_size: int | None,
+) -> list[list[_Item]]:
+    """This rank's samples of each step of the epoch."""
+    if not streams:
+        raise ConfigError("a stage that trains names at least one stream", "streams of the stage", "name one")
+    (number, first), others = streams[0], streams[1:]
+    pools = [(index, stream, samples.members(stream)) for index, stream in others]
+    order = _epoch_order(samples, first, seeds.generator(_ORDER))
+    sizes = step_sizes(len(order), batch_size or first.per_step)
+    steps, position = [], 0
+    for step, chunk in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
+        picked = [(int(index), number) for index in chunk]
+        for index, stream, pool in pools:
+            count = min(stream.per_step, len(pool))
+            draw = seeds.generator(_DRAW, index, step).choice(pool, count, replace=False)
+            picked += [(int(sample), index) for sample in draw]
+        if len(picked) < world:
+            raise ConfigError(
+                f"a step of {len(picked)} samples cannot be divided among {world} workers",
+                "batch_size",
+                "use fewer workers or larger batches",
+            )
+        items = [_Item(index, stream, position + i) for i, (index, stream) in enumerate(picked)]
+        steps.append(items[rank::world])
+        position += len(items)
+    return steps
+
+
+def _table_steps(
+    samples: Samples, streams: Sequence[tuple[int, Stream]], rank: int, world: int, batch_size: int | None
+) -> list[list[_Item]]:
+    """This rank's samples in table order."""
+    number, members, size = 0, np.arange(len(samples)), batch_size or _BATCH
+    if streams:
+        number, stream = streams[0]
+        members, size = samples.members(stream), batch_size or stream.per_step
+    own = [_Item(int(index), number, position) for position, index in enumerate(members)][rank::world]
+    return [own[start : start + size] for start in range(0, len(own), size)]
+
+
+class _Dataset(Dataset[Batch]):
+    """Whole batches: the loader asks for a step's items at once."""
+
+    def __init__(self, samples: Samples, recipe: Augment | None, seeds: _Seeds) -> None:
+        self.samples, self.recipe, self.seeds = samples, recipe, seeds
+        _ = samples.columns  # made once, before worker processes copy it
+
+    def __getitems__(self, items: list[_Item]) -> Batch:
+        """The batch of these items. Pixels stay integers until the batch is whole, then become [0, 1] at once."""
+        samples, size = self.samples, self.samples.size
+        image = np.empty((len(items), 1, *size), np.uint16)
+        masks = np.empty((len(items), 2, *size), np.uint8)
+        boxes = []
+        for i, item in enumerate(items):
+            pixels = samples.image[item.row][None]
+            both = np.stack([samples.mask[item.row], samples.fine[item.row]])
+            found = samples.boxes[item.row]
+            if self.recipe is None:
+                pixels, both, found = centre(pixels, both, found, size)
+            else:
+                rng = self.seeds.generator(_VARY, item.position)
+                pixels, both, found = vary(pixels, both, found, self.recipe, size, rng)
+            image[i], masks[i] = pixels, both
+            inside = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
+            boxes.append(torch.from_numpy(np.ascontiguousarray(found[inside], dtype=np.float32)))
+        index = torch.tensor([item.row for item in items])
+        of_table = {name: column[index] for name, column in samples.columns.items()}
+        fractions = torch.from_numpy(masks).float().div_(255)
+        return Batch(
+            image=torch.from_numpy(image.astype(np.float32)).div_(65535),
+            mask=fractions[:, :1].contiguous(),
+            fine_mask=fractions[:, 1:].contiguous(),
+            has_mask=of_table["has_mask"],
+            has_fine=of_table["has_fine"],
+            label=of_table["label"],
+            margin=of_table["margin"],
+            malignant=of_table["malignant"],
+            stream=torch.tensor([item.stream for item in items]),
+            index=index,
+            boxes=boxes,
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _context() -> str | None:
+    """Loader processes are forked where that exists: a spawned one would import torch anew every epoch."""
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() else None

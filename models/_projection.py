@@ -1,0 +1,184 @@
+"""Where prototypes come from and which of them stay: projection onto training patches, start in lesions, pruning.
+
+Shapes: B images, C channels, h w cells, M prototypes, N images, S side of the input. Distributed: each worker searches
+its share; results are reduced by (distance, row of the table, map row, map column), never by order of arrival.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.errors import ConfigError
+
+Key = tuple[float, int, int, int]  # distance as float32, row of the table, map row, map column
+PERCENTILE = 0.95  # of the box around a prototype's own activation
+
+
+@dataclass
+class Patch:
+    """One latent patch: where it was found, its vector, and what it is shown with."""
+
+    key: Key
+    vector_C: Tensor
+    image_SS: Tensor | None = None  # uint8
+    map_hw: Tensor | None = None  # the prototype's similarity map before projection
+
+
+def patch_distances(z_BChw: Tensor, p_C: Tensor, measure: Literal["l2", "cosine"] = "l2") -> Tensor:
+    """Distances (B, h, w) of one prototype in float64 from differences, so that equal patches tie exactly.
+
+    cosine: 1 - cosine. Rounded to float32, the precision that features have.
+    """
+    z, p = z_BChw.double(), p_C.double()[:, None, None]
+    if measure == "l2":
+        return (z - p).square().sum(dim=1).sqrt().float()
+    cosine = (z * p).sum(dim=1) / (z.norm(dim=1) * p.norm()).clamp_min(1e-12)
+    return (1 - cosine).float()
+
+
+def nearest_patches(
+    z_BChw: Tensor,
+    rows_B: Tensor,
+    labels_B: Tensor,
+    p_MC: Tensor,
+    kind_M: Tensor,
+    *,
+    any_class: bool = False,
+    measure: Literal["l2", "cosine"] = "l2",
+) -> dict[int, tuple[Patch, int]]:
+    """prototype -> its nearest patch in this batch and the image's position in it; images of its own class only,
+    unless any_class. Prototypes without such an image are left out."""
+    found: dict[int, tuple[Patch, int]] = {}
+    order = torch.argsort(rows_B)
+    height, width = z_BChw.shape[2:]
+    for j, kind in enumerate(kind_M.tolist()):
+        positions = order if any_class else order[labels_B[order] == kind]
+        if not len(positions):
+            continue
+        d_N = patch_distances(z_BChw[positions], p_MC[j], measure).flatten()
+        first = int(d_N.argmin())  # the first of equal ones: lowest row of the table, then row-major
+        i, cell = divmod(first, height * width)
+        position, (row, column) = int(positions[i]), divmod(cell, width)
+        key = (float(d_N[first]), int(rows_B[position]), row, column)
+        found[j] = (Patch(key, z_BChw[position, :, row, column].clone()), position)
+    return found
+
+
+def reduce_patches(shares: Iterable[dict[int, Patch]]) -> dict[int, Patch]:
+    """The nearest patch of each prototype over all workers."""
+    best: dict[int, Patch] = {}
+    for share in shares:
+        for j, patch in share.items():
+            if j not in best or patch.key < best[j].key:
+                best[j] = patch
+    return best
+
+
+def activation_box(map_hw: Tensor, size: int) -> tuple[int, int, int, int]:
+    """x0 y0 x1 y1 (half open) around the top 5 % of a map, upsampled cubically to size x size."""
+    up = F.interpolate(map_hw[None, None].float(), size=(size, size), mode="bicubic", align_corners=False)[0, 0]
+    high = up >= torch.quantile(up.flatten(), PERCENTILE)
+    ys, xs = high.any(dim=1).nonzero()[:, 0], high.any(dim=0).nonzero()[:, 0]
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+
+
+# ---- start in lesions --------------------------------------------------------------------------------------------
+Draw = tuple[float, int, Tensor]  # random key, class, patch vector
+
+
+def lesion_draws(z_BChw: Tensor, mask_B1HW: Tensor, rows_B: Tensor, labels_B: Tensor, seed: int) -> list[Draw]:
+    """A random patch inside the mask of each sample, and a random key that depends on (seed, row of the table) alone.
+
+    Inside: cells of which at least half are lesion, else the cell with the most. Samples without a mask give none.
+    """
+    share_Bhw = F.adaptive_avg_pool2d(mask_B1HW.float(), z_BChw.shape[2:])[:, 0].cpu()
+    draws: list[Draw] = []
+    for i, row in enumerate(rows_B.tolist()):
+        share = share_Bhw[i].flatten()
+        if share.max() <= 0:
+            continue
+        inside = (share >= min(0.5, float(share.max()))).nonzero()[:, 0].tolist()
+        rng = np.random.default_rng([seed, row])
+        key, cell = float(rng.random()), int(rng.choice(inside))
+        draws.append((key, int(labels_B[i]), z_BChw[i].flatten(1)[:, cell].cpu().clone()))
+    return draws
+
+
+def keep_lowest(draws: list[Draw], each: int, classes: int) -> list[Draw]:
+    """The `each` draws of every class with the lowest keys, in order."""
+    kept: list[Draw] = []
+    for k in range(classes):
+        kept += sorted((draw for draw in draws if draw[1] == k), key=lambda draw: draw[0])[:each]
+    return kept
+
+
+# ---- pruning -----------------------------------------------------------------------------------------------------
+def duplicates(kind_M: Sequence[int], places: Sequence[tuple[int, int, int]], active: Sequence[bool]) -> list[int]:
+    """Prototypes of the same class and the same patch (row of the table, map row, map column) as one with a lower index."""
+    seen: set[tuple[int, tuple[int, int, int]]] = set()
+    pruned: list[int] = []
+    for j, (kind, place) in enumerate(zip(kind_M, places, strict=True)):
+        if not active[j]:
+            continue
+        if (kind, place) in seen:
+            pruned.append(j)
+        seen.add((kind, place))
+    return pruned
+
+
+def nearest_images(distance_NM: np.ndarray, k: int) -> np.ndarray:
+    """(M, k) positions of the k images nearest to each prototype, nearest first; ties in order of the images."""
+    return np.argsort(distance_NM, axis=0, kind="stable")[:k].T
+
+
+def knn(distance_NM: np.ndarray, labels_N: np.ndarray, kind_M: Sequence[int], k: int, threshold: int) -> list[int]:
+    """Prototypes with fewer than `threshold` images of their own class among the k nearest ones.
+
+    distance (N, M): of each image the smallest over its patches.
+    """
+    near_Mk = labels_N[nearest_images(distance_NM, k)]
+    same_M = (near_Mk == np.asarray(kind_M)[:, None]).sum(axis=1)
+    return np.flatnonzero(same_M < threshold).tolist()
+
+
+def after_pruning(active: Sequence[bool], pruned: Iterable[int], kind_M: Sequence[int], classes: Sequence[str]) -> list[bool]:
+    """`active` without the pruned ones. ConfigError where a class would be left without a prototype."""
+    gone = set(pruned)
+    kept = [on and j not in gone for j, on in enumerate(active)]
+    for k, name in enumerate(classes):
+        if not any(on for on, kind in zip(kept, kind_M, strict=True) if kind == k):
+            raise ConfigError(f"pruning would leave no prototype of class {name!r}", "prune", "choose a milder rule")
+    return kept
+
+
+# ---- malignancy head ---------------------------------------------------------------------------------------------
+def logistic(x_NF: Tensor, y_N: Tensor, penalty: Literal["none", "l2"]) -> tuple[Tensor, float]:
+    """Weights (F) and intercept of a logistic regression in float64; l2: C = 1 on the weights, not the intercept.
+
+    Columns are standardised inside, for the optimiser's sake; the result is for the columns as given.
+    """
+    x, y = x_NF.double().cpu(), y_N.double().cpu()
+    mean, sd = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-12)
+    unit = (x - mean) / sd
+    with torch.inference_mode(False), torch.enable_grad():
+        theta = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.LBFGS(
+            [theta], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(unit @ theta[:-1] + theta[-1], y, reduction="sum")
+            if penalty == "l2":
+                loss = loss + 0.5 * (theta[:-1] / sd).square().sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+    weight = theta.detach()[:-1] / sd
+    return weight, float(theta.detach()[-1] - weight @ mean)

@@ -1,0 +1,36 @@
+"""Order of the tests and the one Ray that they share.
+
+Unmarked tests run first, then those marked `ray`, then those marked `long`, which run only with --run-long or -m long.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-long", action="store_true", help="also run the tests marked `long` (make test-all)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        if item.get_closest_marker("long"):
+            return 2
+        return 1 if item.get_closest_marker("ray") else 0
+
+    items.sort(key=rank)  # stable: files stay together
+    asked = config.getoption("--run-long") or "long" in str(config.getoption("-m"))
+    if not asked:
+        left = [item for item in items if item.get_closest_marker("long")]
+        if left:
+            config.hook.pytest_deselected(items=left)
+            items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[object]:
+    """One local Ray of 2 CPUs for the whole session, as bench.cluster.nodes.Cluster: starting one takes 10 to 40 s."""
+    from bench.cluster.nodes import attach
+
+    with attach("local", num_cpus=2) as cluster:
+        yield cluster

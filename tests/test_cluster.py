@@ -1,0 +1,542 @@
+"""bench/cluster: proposing, closing and resuming trials. The first part needs no Ray running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from bench.cluster import failures, host, nodes
+from bench.cluster.failures import Failure
+from bench.cluster.lease import Lease
+from bench.cluster.nodes import Cluster, Node, Share
+from bench.cluster.scheduler import Halving
+from bench.cluster.search import DriverLock, DurableSearch, open_storage
+from bench.cluster.train import fit_distributed
+from bench.cluster.trials import Ending, ListSearch, Objective
+from bench.cluster.tune import run_trials
+from data.errors import ConfigError, DataError, LeakError, MachineError, UserError
+from tests import toy_trials
+from tests.toy_trials import METRIC
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def space(trial: Any) -> dict[str, Any]:
+    overrides = {"x": trial.suggest_float("x", 0.1, 1.0), "roi.scale": trial.suggest_float("roi.scale", 1.0, 2.0)}
+    if trial.suggest_categorical("head", ["linear", "deep"]) == "deep":
+        overrides["depth"] = trial.suggest_int("depth", 2, 4)
+    return overrides
+
+
+PUBLISHED = {"x": 0.5, "roi.scale": 1.6, "head": "linear"}
+
+
+def searching(folder: Path, *, trials: int = 4, **options: Any) -> DurableSearch:
+    jobs = options.pop("job", {})
+
+    def make_job(number: int, overrides: dict[str, Any]) -> dict[str, Any]:
+        own = jobs.get(number, {}) if isinstance(jobs, dict) else {}
+        return {"folder": str(folder / str(number)), "epochs": 3, "epoch_s": 0.1, "x": overrides["x"], **own}
+
+    defaults: dict[str, Any] = {
+        "study": "toy", "storage": str(folder / "studies.db"), "space": space, "make_job": make_job,
+        "objectives": [Objective(METRIC)], "trials": trials,
+    }  # fmt: skip
+    return DurableSearch(**{**defaults, **options})
+
+
+def bound(search: DurableSearch, ends: list[Ending] | None = None, concurrent: int = 9) -> DurableSearch:
+    constants = {"metric": METRIC}
+    search.bind(lambda n, p: None, lambda n, s, p, f: ends.append(Ending(n, s, p, f)) if ends is not None else None,
+                concurrent, constants)  # fmt: skip
+    return search
+
+
+def result(epoch: int, value: float | None, **more: Any) -> dict[str, Any]:
+    """What a worker would send."""
+    payload = {METRIC: value, "number": epoch, "total": 3, "selectable": True, "final": epoch == 3, **more}
+    return host.result_of({k: v for k, v in payload.items() if v is not None}, {"metric": METRIC})
+
+
+def states(folder: Path, study: str = "toy") -> list[tuple[TrialState, Any]]:
+    loaded = optuna.load_study(study_name=study, storage=open_storage(str(folder / "studies.db")))
+    return [(trial.state, trial.values) for trial in loaded.trials]
+
+
+# ---- the study as the truth ------------------------------------------------------------------------------------------
+def test_published_point_comes_first_and_once(tmp_path: Path) -> None:
+    for _ in range(3):
+        with bound(searching(tmp_path, published=PUBLISHED)) as search:
+            config = search.suggest("a")
+    assert isinstance(config, dict) and json.loads(config["job"])["x"] == 0.5
+    assert config["number"] == 0
+    assert len(states(tmp_path)) == 1
+
+
+def test_published_value_outside_the_space_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x = 3\.0"):
+        searching(tmp_path, published={**PUBLISHED, "x": 3.0})
+    with pytest.raises(ConfigError, match="round"):
+        searching(tmp_path, published={**PUBLISHED, "head": "round"})
+    with pytest.raises(ConfigError, match="depth"):
+        searching(tmp_path, published={**PUBLISHED, "head": "deep"})
+
+
+def test_running_trials_are_adopted_with_number_and_parameters(tmp_path: Path) -> None:
+    with bound(searching(tmp_path, published=PUBLISHED)) as search:
+        first = [search.suggest(name) for name in "abc"]
+        search.on_trial_complete("b", result(3, 0.7))
+    with bound(searching(tmp_path, published=PUBLISHED)) as search:
+        assert not search.finished
+        again = [search.suggest(name) for name in "defg"]
+    assert again[0] == first[0] and again[1] == first[2]
+    assert isinstance(again[2], dict) and again[2]["number"] == 3
+    assert again[3] == "FINISHED"  # four trials in all
+    assert [state.name for state, _ in states(tmp_path)] == ["RUNNING", "COMPLETE", "RUNNING", "RUNNING"]
+
+
+def test_half_suggested_trial_is_completed(tmp_path: Path) -> None:
+    """The driver died between two parameters: what is stored is kept, the rest is drawn."""
+    storage = open_storage(str(tmp_path / "studies.db"))
+    half = optuna.create_study(study_name="toy", storage=storage, direction="maximize").ask()
+    x = half.suggest_float("x", 0.1, 1.0)
+    with bound(searching(tmp_path, published=PUBLISHED)) as search:
+        config = search.suggest("a")
+    assert isinstance(config, dict) and json.loads(config["job"])["x"] == x and config["number"] == 0
+
+
+def test_draws_do_not_repeat_after_a_restart(tmp_path: Path) -> None:
+    drawn = []
+    for start in range(3):
+        with bound(searching(tmp_path, trials=9, sampler="random")) as search:
+            for i in range(3):
+                config = search.suggest(f"{start}{i}")
+                assert isinstance(config, dict)
+                drawn.append(json.loads(config["job"])["x"])
+                search.on_trial_complete(f"{start}{i}", result(3, 0.7))
+    assert len(set(drawn)) == 9
+
+
+def test_record_is_closed_before_the_study(tmp_path: Path) -> None:
+    seen: list[TrialState] = []
+    with searching(tmp_path) as search:
+
+        def end(number: int, *_: Any) -> None:
+            seen.append(search.study.trials[number].state)
+
+        search.bind(lambda n, p: None, end, 9, {})
+        search.suggest("a")
+        search.on_trial_complete("a", result(3, 0.7))
+        search.on_trial_complete("a", result(3, 0.7))  # Tune may say it twice
+    assert seen == [TrialState.RUNNING]
+    assert states(tmp_path) == [(TrialState.COMPLETE, [0.7])]
+
+
+def test_what_the_record_has_closed_is_told_and_not_run(tmp_path: Path) -> None:
+    with bound(searching(tmp_path)) as search:
+        for name in "abcd":
+            search.suggest(name)
+    known = {
+        0: Ending(0, "complete", {METRIC: 0.8, "number": 3}),
+        1: Ending(1, "failed", None, Failure("oom", "too large")),
+        2: Ending(2, "pruned", {METRIC: 0.3, "number": 1}),
+        3: Ending(3, "complete", {"number": 3}),  # without its value: run again
+    }
+    with bound(searching(tmp_path, recorded=known.get)) as search:
+        config = search.suggest("e")
+    assert isinstance(config, dict) and config["number"] == 3
+    assert states(tmp_path)[:3] == [(TrialState.COMPLETE, [0.8]), (TrialState.FAIL, None), (TrialState.PRUNED, [0.3])]
+
+
+def test_pruned_keeps_its_last_value(tmp_path: Path) -> None:
+    """A scheduler's stop brings the last result to the end only, never as a result."""
+    with bound(searching(tmp_path)) as search:
+        search.suggest("a"), search.suggest("b")
+        search.on_trial_result("a", result(1, 0.2))
+        search.on_trial_complete("a", result(2, 0.25))
+        search.on_trial_complete("b", result(1, 0.2, selectable=False))
+        assert search.history() == {0: {1: 0.2, 2: 0.25}, 1: {}}
+    assert states(tmp_path) == [(TrialState.PRUNED, [0.25]), (TrialState.PRUNED, None)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_final_report_without_a_value_fails(tmp_path: Path, value: float | None) -> None:
+    ends: list[Ending] = []
+    with bound(searching(tmp_path), ends) as search:
+        search.suggest("a")
+        search.on_trial_complete("a", result(3, value))
+        stored = search.study.trials[0]
+    assert stored.state is TrialState.FAIL and stored.user_attrs["failure"] == "diverged"
+    assert ends[0].state == "failed" and METRIC in stored.user_attrs["reason"]
+
+
+def test_several_objectives(tmp_path: Path) -> None:
+    objectives = [Objective(METRIC), Objective("loss", "min")]
+    with bound(searching(tmp_path, objectives=objectives)) as search:
+        search.suggest("a"), search.suggest("b")
+        search.on_trial_result("a", result(1, 0.2, loss=0.9))
+        search.on_trial_complete("a", result(3, 0.7, loss=0.1))
+        search.on_trial_complete("b", result(1, 0.4, loss=0.5))
+        partial = search.study.trials[1].user_attrs["partial_values"]
+    assert states(tmp_path) == [(TrialState.COMPLETE, [0.7, 0.1]), (TrialState.PRUNED, None)]
+    assert partial == {METRIC: 0.4, "loss": 0.5}
+    with pytest.raises(ConfigError, match="directions maximize, minimize"):
+        searching(tmp_path, objectives=[Objective(METRIC), Objective("loss", "max")])
+
+
+def test_other_direction_is_refused(tmp_path: Path) -> None:
+    searching(tmp_path).__exit__(None, None, None)
+    with pytest.raises(ConfigError, match="directions maximize"):
+        searching(tmp_path, objectives=[Objective(METRIC, "min")])
+    searching(tmp_path).__exit__(None, None, None)  # the refusal holds no lock
+
+
+def test_second_driver_is_refused(tmp_path: Path) -> None:
+    with searching(tmp_path):
+        code = "import sys; from pathlib import Path; from tests.test_cluster import searching; searching(Path(sys.argv[1]))"
+        other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+        assert "this sweep is being run already" in other.stderr
+        searching(tmp_path, study="another").__exit__(None, None, None)
+    searching(tmp_path).__exit__(None, None, None)
+
+
+def test_an_error_of_the_drivers_own_closes_nothing(tmp_path: Path) -> None:
+    def full(*_: Any) -> None:
+        raise MachineError("disk is full", "mlflow.db", "make room")
+
+    with searching(tmp_path) as search:
+        search.bind(lambda n, p: None, full, 9, {})
+        search.suggest("a")
+        search.on_trial_complete("a", result(3, 0.7))
+        assert isinstance(search.error, MachineError) and search.suggest("b") == "FINISHED"
+    assert states(tmp_path) == [(TrialState.RUNNING, None)]
+
+
+def test_what_the_config_refuses_fails_alone(tmp_path: Path) -> None:
+    def make_job(number: int, overrides: dict[str, Any]) -> dict[str, Any]:
+        if number == 0:
+            raise ConfigError("depth = 9 is refused", "space", "at most 4")
+        return {"folder": str(tmp_path / str(number))}
+
+    ends: list[Ending] = []
+    with bound(searching(tmp_path, make_job=make_job), ends) as search:
+        config = search.suggest("a")
+    assert isinstance(config, dict) and config["number"] == 1
+    assert [(e.number, e.state) for e in ends] == [(0, "failed")]
+
+
+def test_concurrency_and_storages(tmp_path: Path) -> None:
+    with bound(searching(tmp_path), concurrent=1) as search:
+        assert isinstance(search.suggest("a"), dict)
+        assert search.suggest("b") is None
+    with pytest.raises(ConfigError, match="storage"):
+        open_storage("redis://somewhere")
+
+
+def test_list_of_jobs() -> None:
+    search = ListSearch({7: {"folder": "a"}, 8: {"folder": "b"}})
+    search.bind(lambda n, p: None, lambda n, s, p, f: None, 9, {})
+    first, second, third = search.suggest("a"), search.suggest("b"), search.suggest("c")
+    assert isinstance(first, dict) and isinstance(second, dict) and third == "FINISHED"
+    assert (first["number"], second["number"]) == (7, 8)
+    search.complete("a", result(3, None))
+    assert not search.finished
+    search.forget_live()
+    assert search.suggest("d") == second  # was not closed
+    search.fail("d", Failure("lost", "gone"))
+    assert search.finished and [e.state for e in search.endings] == ["complete", "failed"]
+
+
+def test_lock_in_postgresql() -> None:
+    """The advisory lock's protocol; that the database keeps it for a session is the database's own affair."""
+
+    class Connection:
+        def __init__(self, granted: bool) -> None:
+            self.granted, self.closed, self.asked = granted, False, ""
+
+        def execution_options(self, **_: str) -> "Connection":
+            return self
+
+        def execute(self, query: Any, values: dict[str, str]) -> "Connection":
+            self.asked = str(query)
+            assert values == {"name": "mammobench/toy"}
+            return self
+
+        def scalar(self) -> bool:
+            return self.granted
+
+        def invalidate(self) -> None:
+            self.closed = True
+
+        def close(self) -> None: ...
+
+    for granted in (True, False):
+        connection = Connection(granted)
+        url = SimpleNamespace(get_backend_name=lambda: "postgresql")
+        storage: Any = SimpleNamespace(engine=SimpleNamespace(url=url, connect=lambda c=connection: c))
+        if granted:
+            DriverLock(storage, "toy").release()
+        else:
+            with pytest.raises(MachineError, match="being run already"):
+                DriverLock(storage, "toy")
+        assert connection.closed and "pg_try_advisory_lock" in connection.asked
+
+
+# ---- early stopping --------------------------------------------------------------------------------------------------
+class _Trial:
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"id{number}", {"number": number}
+
+
+def test_halving_ignores_what_does_not_count() -> None:
+    scheduler = Halving("max", grace=1, reduction=3, history={})
+    good, bad = _Trial(0), _Trial(1)
+    for trial in (good, bad):
+        scheduler.on_trial_add(None, trial)
+    assert scheduler.on_trial_result(None, good, result(1, 0.9)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, bad, result(1, 0.1, selectable=False)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, bad, result(1, None)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, bad, result(3, 0.1)) == "CONTINUE"  # its last epoch
+    assert scheduler.on_trial_result(None, bad, result(2, 0.1)) == "STOP"
+
+
+def test_halving_knows_former_starts() -> None:
+    fresh = Halving("min", grace=1, reduction=3, history={0: {1: 0.1, 2: 0.1}, 1: {1: 0.2}})
+    new = _Trial(2)
+    fresh.on_trial_add(None, new)
+    assert fresh.on_trial_result(None, new, result(1, 0.9)) == "STOP"
+    adopted = _Trial(1)
+    fresh.on_trial_add(None, adopted)
+    assert fresh.on_trial_result(None, adopted, result(2, 0.9)) == "CONTINUE"  # rung 1 was passed before the restart
+
+
+# ---- resources -------------------------------------------------------------------------------------------------------
+def test_how_many_at_once() -> None:
+    two = Cluster((Node(2, 0),))
+    assert nodes.max_concurrent(two, Share(1, 1)) == 2
+    assert nodes.max_concurrent(two, Share(2, 1)) == 1
+    assert nodes.max_concurrent(Cluster((Node(8, 0),)), Share(2, 1)) == 4
+    assert nodes.max_concurrent(Cluster((Node(8, 0),)), Share(3, 1)) == 2
+    assert nodes.max_concurrent(Cluster((Node(3, 0), Node(3, 0))), Share(1, 2)) == 2  # not 3: a worker has one node
+    assert nodes.max_concurrent(Cluster((Node(16, 1), Node(16, 1))), Share(1, 4, 1)) == 2
+    assert nodes.max_concurrent(Cluster((Node(16, 1),)), Share(1, 4, 0.5)) == 2
+    share = Share(3, 1)
+    assert nodes.OUTER_CPU + 3 * share.inner_cpus <= 3
+    for cluster, share in ((two, Share(3, 1)), (two, Share(1, 1, 1)), (two, Share(1, 4)), (Cluster(()), Share())):
+        with pytest.raises(MachineError, match="one trial needs"):
+            nodes.max_concurrent(cluster, share)
+
+
+def test_ray_client_is_refused() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"ray job submit --address http://head:8265"),
+        nodes.attach("ray://head:10001"),
+    ):
+        pass
+
+
+# ---- failures and leases ---------------------------------------------------------------------------------------------
+def test_kinds_of_failure(tmp_path: Path) -> None:
+    for fate, kind in {"nan": "diverged", "bug": "bug", "data": "data", "memory": "oom"}.items():
+        with pytest.raises(Exception) as caught:
+            toy_trials.meet(fate, tmp_path)
+        assert failures.classify(caught.value).kind == kind and failures.fatal(caught.value) is None
+    for fate, expected in {"leak": LeakError, "full": MachineError}.items():
+        with pytest.raises(Exception) as caught:
+            toy_trials.meet(fate, tmp_path)
+        found = failures.fatal(caught.value)
+        assert isinstance(found, expected) and str(tmp_path) not in str(found)
+        assert str(failures.unpack(failures.pack(found))) == str(found)
+    assert failures.classify(TimeoutError("not finished after 3 s")) == Failure("timeout", "not finished after 3 s")
+    assert failures.classify(RuntimeError("[/gloo/pair.cc:547] Connection closed by peer")).kind == "lost"
+    assert failures.fatal(DataError("a", "b", "c")) is None and issubclass(LeakError, UserError)
+
+
+def test_lease_waits_for_a_living_holder(tmp_path: Path) -> None:
+    with Lease(tmp_path, beat_s=0.05):
+        entered = threading.Event()
+
+        def enter() -> None:
+            with Lease(tmp_path, beat_s=0.05):
+                entered.set()
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.4)
+    assert entered.wait(5)
+    thread.join()
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_lease_passes_over_the_dead_and_the_silent(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    host_name = os.uname().nodename
+    (tmp_path / "lease.json").write_text(json.dumps({"token": "t", "host": host_name, "pid": gone.pid, "started": 0}))
+    started = time.monotonic()
+    with Lease(tmp_path, patience_s=30):
+        assert time.monotonic() - started < 5
+    (tmp_path / "lease.json").write_text(json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": 0}))
+    with Lease(tmp_path, patience_s=0.3, beat_s=0.05) as lease:
+        lease.check()
+        (tmp_path / "lease.json").write_text(
+            json.dumps({"token": "other", "host": "elsewhere", "pid": 1, "started": 0})
+        )
+        with pytest.raises(failures.LeaseLost):
+            lease.check()
+    assert json.loads((tmp_path / "lease.json").read_text())["token"] == "other"  # not ours to remove
+
+
+# ---- with Ray --------------------------------------------------------------------------------------------------------
+class Record:
+    """What the driver hears."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[int, dict[str, Any]]] = []
+        self.ends: dict[int, Ending] = {}
+
+    def report(self, number: int, payload: dict[str, Any]) -> None:
+        self.reports.append((number, payload))
+
+    def end(self, number: int, state: Any, payload: dict[str, Any] | None, failure: Failure | None) -> dict[str, Any]:
+        assert number not in self.ends
+        self.ends[number] = Ending(number, state, payload, failure)
+        return {"run_id": f"run{number}"}
+
+    def epochs(self, number: int) -> list[int]:
+        return [payload["number"] for n, payload in self.reports if n == number]
+
+
+@pytest.fixture
+def record() -> Iterator[Record]:
+    yield Record()
+
+
+@pytest.mark.ray
+def test_sweep_with_every_fate(tmp_path: Path, record: Record, local_ray: Cluster) -> None:
+    """Complete, diverged, bug, data, killed once, killed for good: each is closed once, in the record and the study."""
+    fates = {1: {"2": "nan"}, 2: {"1": "bug"}, 3: {"2": "data"}, 4: {"2": "die"}, 5: {"2": "die always"}}
+    job = {number: {"fate": fate} for number, fate in fates.items()}
+    with searching(tmp_path, trials=7, published=PUBLISHED, job=job) as search:
+        endings = run_trials(
+            search, "tests.toy_trials:train", storage_dir=tmp_path / "ray", max_failures=1,
+            on_report=record.report, on_end=record.end,
+        )  # fmt: skip
+        stored = search.study.trials
+        assert search.finished
+    kinds = {e.number: e.failure.kind for e in endings if e.failure}
+    assert kinds == {1: "diverged", 2: "bug", 3: "data", 5: "lost"}
+    assert sorted(record.ends) == list(range(7)) == sorted(e.number for e in endings)
+    for trial in stored:
+        assert (trial.state is TrialState.COMPLETE) == (record.ends[trial.number].state == "complete")
+        assert trial.user_attrs["run_id"] == f"run{trial.number}"
+        assert trial.user_attrs.get("failure") == kinds.get(trial.number)
+    assert stored[0].params == PUBLISHED and stored[0].value == pytest.approx(0.5 * 0.875)
+    assert record.epochs(4) == [1, 2, 3]  # resumed in epoch 2, after its process died there
+    assert "step 1" in stored[1].user_attrs["reason"] and "KeyError" in stored[2].user_attrs["reason"]
+    assert "no such layer" in (tmp_path / "2" / failures.LOG).read_text()
+    payloads = [payload for _, payload in record.reports]
+    assert len({payload["pid"] for payload in payloads}) <= 5  # two processes, and those after each death
+    assert {payload["threads"] for payload in payloads} == {1}
+    assert {payload["running"] for payload in payloads} == {1}  # no former trial's thread lives on in a reused process
+    assert not list((tmp_path / "ray").iterdir())
+
+
+@pytest.mark.ray
+def test_sweep_with_early_stopping(tmp_path: Path, record: Record, local_ray: Cluster) -> None:
+    job = {number: {"x": x, "epochs": 4} for number, x in enumerate([0.9, 0.2, 0.1, 0.95])}
+    with searching(tmp_path, job=job) as search:
+        run_trials(
+            search, "tests.toy_trials:train", storage_dir=tmp_path / "ray", concurrent=1, scheduler="asha",
+            on_report=record.report, on_end=record.end,
+        )  # fmt: skip
+        stored = search.study.trials
+    assert [trial.state.name for trial in stored] == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    for trial in stored:
+        payload = record.ends[trial.number].payload
+        assert payload is not None and trial.value == payload[METRIC]
+    assert record.epochs(1) == [1] and record.epochs(3) == [1, 2, 3, 4]
+
+
+@pytest.mark.ray
+def test_list_budget_timeout_and_errors(tmp_path: Path, record: Record, local_ray: Cluster) -> None:
+    storage = tmp_path / "ray"
+
+    def job(number: int, **more: Any) -> dict[str, Any]:
+        return {"folder": str(tmp_path / f"job{number}"), "epochs": 2, "epoch_s": 0.1, "x": 1, **more}
+
+    jobs = ListSearch({3: job(3), 5: job(5, epochs=50, epoch_s=0.3), 6: job(6, fate={"2": "stop"})})
+    endings = run_trials(
+        jobs, "tests.toy_trials:train", storage_dir=storage, trial_timeout_s=1.0, on_report=record.report
+    )
+    assert {e.number: (e.state, e.failure) for e in endings} == {
+        3: ("complete", None),
+        5: ("failed", Failure("timeout", "not finished after 1 s")),
+        6: ("failed", Failure("bug", "the training ended without a final report")),
+    }
+
+    again = ListSearch({3: job(3), 7: job(7, fate={"1": "full"})})
+    with pytest.raises(MachineError, match="No space left"):
+        run_trials(again, "tests.toy_trials:train", storage_dir=storage, concurrent=1)
+    assert [(e.number, e.state) for e in again.endings] == [(3, "complete")]
+    assert len(toy_trials.events(tmp_path / "job3")) == 4  # the second call trained nothing
+    with pytest.raises(MachineError, match="one trial needs 3 x 1 CPU"):
+        run_trials(ListSearch({8: job(8)}), "tests.toy_trials:train", storage_dir=storage, share=Share(3))
+    with searching(tmp_path, objectives=[Objective(METRIC), Objective("loss", "min")], trials=2) as search:
+        with pytest.raises(ConfigError, match="scheduler"):
+            run_trials(search, "tests.toy_trials:train", storage_dir=storage, scheduler="asha")
+        run_trials(search, "tests.toy_trials:train", storage_dir=storage)
+        assert [len(trial.values or []) for trial in search.study.best_trials] and search.finished
+
+
+@pytest.mark.ray
+def test_ctrl_c_and_budget_keep_the_state(tmp_path: Path, record: Record, local_ray: Cluster) -> None:
+    job = {number: {"epochs": 40, "epoch_s": 0.2} for number in range(3)}
+
+    def interrupt(number: int, payload: dict[str, Any]) -> None:
+        if payload["number"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with searching(tmp_path, trials=3, job=job) as search, pytest.raises(KeyboardInterrupt):
+        run_trials(search, "tests.toy_trials:train", storage_dir=tmp_path / "ray", on_report=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert {state.name for state, _ in states(tmp_path)} == {"RUNNING"}
+    with searching(tmp_path, trials=3, job=job) as search:
+        run_trials(search, "tests.toy_trials:train", storage_dir=tmp_path / "ray", time_budget_s=6.0,
+                   on_report=record.report, on_end=record.end)  # fmt: skip
+    assert record.ends and {e.state for e in record.ends.values()} == {"pruned"}
+    assert len(states(tmp_path)) == 2  # the third was never drawn
+    assert min(record.epochs(0)) > 1  # taken up where it was
+
+
+@pytest.mark.ray
+def test_two_workers(tmp_path: Path, record: Record, local_ray: Cluster) -> None:
+    """Two gloo workers inside a trial; rank 1 is killed in epoch 2, the group resumes there; an error ends another."""
+    job = {"folder": str(tmp_path / "a"), "epochs": 3, "epoch_s": 0.2, "x": 1.0, "fate": {"2": "die"}}
+    broken = {**job, "folder": str(tmp_path / "b"), "fate": {"1": "nan"}}
+    endings = run_trials(
+        ListSearch({0: job, 1: broken}), "tests.toy_trials:train_together", storage_dir=tmp_path / "ray",
+        share=Share(workers=2), max_failures=2, on_report=record.report,
+    )  # fmt: skip
+    ended = {e.number: e for e in endings}
+    assert ended[0].state == "complete" and record.epochs(0) == [1, 2, 3]
+    assert {(p["ranks"], p["world"]) for n, p in record.reports if n == 0} == {(1.0, 2)}
+    starts = [e["epoch"] for e in toy_trials.events(tmp_path / "a") if e["event"] == "start" and e["rank"] == 1]
+    assert starts == [1, 2, 2, 3]
+    assert ended[1].state == "failed" and ended[1].failure is not None and ended[1].failure.kind == "diverged"
+    seen: list[int] = []
+    resumed = {**job, "epochs": 4}  # without Tune, and from the folder alone
+    fit_distributed(resumed, "tests.toy_trials:train_together", workers=2, on_report=lambda p: seen.append(p["number"]))
+    assert seen == [4]
