@@ -24,7 +24,9 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option(help="everything written goes here", show_default=True)]
 DataRoot = Annotated[Path | None, typer.Option(help="where the data set lies; default $MAMMOBENCH_DATA/<dataset>")]
-Tracking = Annotated[str | None, typer.Option(help="an MLflow server; default $MLFLOW_TRACKING_URI, else OUT/mlflow.db")]
+Tracking = Annotated[
+    str | None, typer.Option(help="an MLflow server; default $MLFLOW_TRACKING_URI, else OUT/mlflow.db")
+]
 Storage = Annotated[str | None, typer.Option(help="Optuna's storage; default OUT/studies.db")]
 RayAddress = Annotated[str | None, typer.Option(help="local, auto or HOST:PORT; default $RAY_ADDRESS, else local")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings over the published point")]
@@ -61,13 +63,15 @@ def _command(**settings: Any) -> Iterator["App"]:
 
 @app.command("list", epilog="Example: python run_bench.py list methods -v")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, datasets, spaces, suites, tracks or metrics; default all")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="methods, datasets, spaces, suites, tracks or metrics; default all")
+    ] = "all",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """What there is: methods, data sets, search spaces, suites, tracks and metrics."""
     with _command(as_json=as_json, verbose=verbose) as running:
-        running.list(what)
+        running.catalogue(what)
 
 
 @app.command(epilog="Example: python run_bench.py prepare phantom --set exams.train=40 --out runs")
@@ -116,14 +120,18 @@ def train(
         running.train(method, dataset, track, seed, protocol, data_root, config, set_ or [])
 
 
-@app.command(epilog="Example: python run_bench.py sweep vgg16 phantom --track margin --trials 4 --config docs/examples/tiny.yaml")
+@app.command(
+    epilog="Example: python run_bench.py sweep vgg16 phantom --track margin --trials 4 --config docs/examples/tiny.yaml"
+)
 def sweep(
     method: Annotated[str, typer.Argument(help="a method of `list methods`")],
     dataset: Annotated[str, typer.Argument(help="a data set of `list datasets`")],
     track: TrackName = "margin",
     trials: Annotated[int, typer.Option(min=1, help="how many, the published point included")] = 20,
     time_budget: Annotated[float | None, typer.Option(help="hours after which no trial goes on")] = None,
-    objectives: Annotated[str, typer.Option(help="validation metrics, comma-separated; several: no scheduler")] = "auroc_mean",
+    objectives: Annotated[
+        str, typer.Option(help="validation metrics, comma-separated; several: no scheduler")
+    ] = "auroc_mean",
     scheduler: Annotated[str, typer.Option(help="asha or none")] = "asha",
     extend: Annotated[bool, typer.Option("--extend", help="add trials to a finished sweep")] = False,
     protocol: Protocol = "holdout",
@@ -154,12 +162,16 @@ def sweep(
         )  # fmt: skip
 
 
-@app.command(epilog="Example: python run_bench.py final vgg16 phantom --track margin --seeds 2 --config docs/examples/tiny.yaml")
+@app.command(
+    epilog="Example: python run_bench.py final vgg16 phantom --track margin --seeds 2 --config docs/examples/tiny.yaml"
+)
 def final(
     method: Annotated[str, typer.Argument(help="a method of `list methods`")],
     dataset: Annotated[str, typer.Argument(help="a data set of `list datasets`")],
     track: TrackName = "margin",
-    from_: Annotated[str | None, typer.Option("--from", help="SWEEP, RUN or published; default: the finished sweep")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="SWEEP, RUN or published; default: the finished sweep")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="trainings, seeds 1, 2, 3...")] = 5,
     reopen: Annotated[str | None, typer.Option(help="why a test side is looked at again; noted in the ledger")] = None,
     force: Annotated[bool, typer.Option("--force", help="train again what is finished; the board says so")] = False,

@@ -166,7 +166,11 @@ def _numbers(value: Any) -> Any:
 
 
 def method_overrides(
-    fields: Iterable[str], *, budget: Mapping[str, Any] = {}, settings: Mapping[str, Any] = {}, roi: Mapping[str, Any] = {}
+    fields: Iterable[str],
+    *,
+    budget: Mapping[str, Any] = {},
+    settings: Mapping[str, Any] = {},
+    roi: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """What a suite lays over a method's published point: budget fields that the method has, then its own settings."""
     known = set(fields)

@@ -27,10 +27,14 @@ class Home:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise MachineError(f"cannot write: {error.strerror}", f"--out {out}", "choose a folder that can be written") from error
+            raise MachineError(
+                f"cannot write: {error.strerror}", f"--out {out}", "choose a folder that can be written"
+            ) from error
         free = shutil.disk_usage(path).free / 2**30
         if free < need_gib:
-            raise MachineError(f"{free:.2f} GiB free, {need_gib} needed", f"--out {out}", "free some disk, or choose another")
+            raise MachineError(
+                f"{free:.2f} GiB free, {need_gib} needed", f"--out {out}", "free some disk, or choose another"
+            )
         return cls(path)
 
     @property

@@ -89,16 +89,24 @@ class Ready:
     def spec(self, config: MethodConfig, seed: int, requirement_seed: int | None = None) -> RunSpec:
         """The run's identity; requirement_seed: seed of the runs it starts from, if not its own."""
         needed = self.requirement_jobs(config, seed if requirement_seed is None else requirement_seed)
-        return self._spec(self.kind, config, self.task.track.name, seed, {name: job.spec.identity for name, job in needed.items()})
+        return self._spec(
+            self.kind, config, self.task.track.name, seed, {name: job.spec.identity for name, job in needed.items()}
+        )
 
     def job(
-        self, spec: RunSpec, folder: Path, *, requirement_seed: int | None = None, name: str = "", ledger_entry: str | None = None
+        self,
+        spec: RunSpec,
+        folder: Path,
+        *,
+        requirement_seed: int | None = None,
+        name: str = "",
+        ledger_entry: str | None = None,
     ) -> Job:
         config = resolve(self.kind.Config, spec.config, f"config of {self.cell.method}")
         needed = self.requirement_jobs(config, spec.seed if requirement_seed is None else requirement_seed)
-        return self._job(spec, folder, {key: job.folder for key, job in needed.items()}, name or str(self.cell)).model_copy(
-            update={"tracks": self.tracks(), "ledger_entry": ledger_entry}
-        )
+        return self._job(
+            spec, folder, {key: job.folder for key, job in needed.items()}, name or str(self.cell)
+        ).model_copy(update={"tracks": self.tracks(), "ledger_entry": ledger_entry})
 
     def requirement_jobs(self, config: MethodConfig, seed: int) -> dict[str, Job]:
         """name -> the job of each run that `config` starts from; itself complete with what it starts from in turn."""
@@ -111,7 +119,11 @@ class Ready:
         def visit(kind: type[Method], one: MethodConfig, task: Task) -> None:
             for need, job in self._requirements(kind, one, task, seed):
                 below = models.load(need.method)
-                visit(below, resolve(below.Config, job.spec.config, need.method), Task.of(need.track, task.dataset, task.provides))
+                visit(
+                    below,
+                    resolve(below.Config, job.spec.config, need.method),
+                    Task.of(need.track, task.dataset, task.provides),
+                )
                 ordered.setdefault(job.spec.identity, job)
 
         visit(self.kind, config, self.task)
@@ -126,7 +138,14 @@ class Ready:
             deeper = {n.name: job for n, job in self._requirements(below, needed, below_task, seed)}
             spec = self._spec(below, needed, need.track, seed, {key: job.spec.identity for key, job in deeper.items()})
             folder = self.home.checkpoints / spec.identity
-            found.append((need, self._job(spec, folder, {key: job.folder for key, job in deeper.items()}, f"{need.name} ({need.method})")))
+            found.append(
+                (
+                    need,
+                    self._job(
+                        spec, folder, {key: job.folder for key, job in deeper.items()}, f"{need.name} ({need.method})"
+                    ),
+                )
+            )
         return found
 
     def _spec(self, kind: type[Method], config: MethodConfig, track: str, seed: int, needs: dict[str, str]) -> RunSpec:
@@ -181,7 +200,9 @@ def make_ready(
     """Prepare the cell's data, including the regions that its method reads, and give what makes its runs."""
     why = reason_against(cell)
     if why is not None:
-        raise ConfigError(why, str(cell), "choose another track, method or data set; `list methods -v` tells what each serves")
+        raise ConfigError(
+            why, str(cell), "choose another track, method or data set; `list methods -v` tells what each serves"
+        )
     kind = models.load(cell.method)
     laid = method_overrides(kind.Config.model_fields, budget=cell.budget, settings=cell.settings, roi=cell.roi)
     config = resolve(kind.Config, laid, f"config of {cell.method}")

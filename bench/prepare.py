@@ -27,7 +27,9 @@ def data_root(dataset: str, given: Path | None) -> Path | None:
     root = given or (Path(base) / dataset if base else None)
     if root is None:
         raise ConfigError(
-            f"{dataset} lies on your disk; where is not known", "--data-root", f"pass it, or set MAMMOBENCH_DATA; source: {card.source}"
+            f"{dataset} lies on your disk; where is not known",
+            "--data-root",
+            f"pass it, or set MAMMOBENCH_DATA; source: {card.source}",
         )
     if not root.is_dir():
         raise ConfigError("no such folder", f"--data-root {root}", f"give the folder that holds {card.title}")

@@ -18,7 +18,7 @@ class Recorder:
     """Opens a run per number when its first report comes, and closes it with its last. The driver alone writes.
 
     track: the experiment. jobs(number) -> the job. finished(number, run_id, payload): called before a complete run is
-    closed, to add artifacts. progress(done, total): of all epochs.
+    closed, to add artifacts. seen: called with each report, for progress. tags(number): what else is known of the run.
     """
 
     tracker: Tracker
@@ -26,7 +26,7 @@ class Recorder:
     kind: Kind
     jobs: Callable[[int], Job]
     parent: str | None = None
-    tags: Mapping[str, Any] = field(default_factory=dict)
+    tags: Callable[[int], Mapping[str, Any]] = lambda number: {}
     finished: Callable[[int, str, Payload], None] = lambda number, run_id, payload: None
     seen: Callable[[int, Payload], None] = lambda number, payload: None
     run_ids: dict[int, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Recorder:
             spec = job.spec
             tags = {
                 "method": spec.method, "dataset": spec.dataset, "protocol": spec.protocol, "seed": spec.seed,
-                "fold": spec.fold, "run_name": job.name, **self.tags,
+                "fold": spec.fold, "run_name": job.name, **self.tags(number),
             }  # fmt: skip
             run_id = self.tracker.start(
                 self.track, name=job.name, kind=self.kind, identity=spec.identity, params=spec.config, tags=tags,

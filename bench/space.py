@@ -1,12 +1,9 @@
-"""A search space as a sweep uses it: what the suite has set stands still, and trial 0 is the published point."""
+"""The fields of a config by dotted name, as search spaces and suites speak of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import optuna
 from pydantic import BaseModel
-
-Space = Callable[[Any], dict[str, Any]]
 
 
 def flat(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -19,3 +16,9 @@ def flat(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, A
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def held(config: BaseModel, fixed: set[str]) -> dict[str, Any]:
+    """The values of the fields that a suite has set: these are not searched."""
+    values = flat(config)
+    return {name: values[name] for name in fixed if name in values}

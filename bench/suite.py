@@ -96,7 +96,9 @@ def read_suite(name: str) -> Suite:
     suite = resolve(Suite, read_yaml(path), str(path.name))
     for method in suite.settings:
         if method not in models.names():
-            raise ConfigError(f"settings for an unknown method {method!r}", path.name, f"methods: {', '.join(models.names())}")
+            raise ConfigError(
+                f"settings for an unknown method {method!r}", path.name, f"methods: {', '.join(models.names())}"
+            )
     return suite
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import search_spaces
@@ -15,7 +16,7 @@ from bench.config import Job
 from bench.engine.run import is_done
 from bench.plan import TUNING_SEED, Ready
 from bench.recorder import Recorder, keep_state
-from bench.space import Restricted, flat, published_point
+from bench.space import held
 from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError
 
@@ -44,7 +45,7 @@ def share_of(ready: Ready) -> Share:
 def run_requirements(ready: Ready, jobs: list[Job], tracker: Tracker, seen: Seen = lambda n, p: None) -> None:
     """Train what is not there yet, each once. ConfigError... of a failed one ends the command: nothing can start."""
     for job in jobs:
-        if is_done_at(job):
+        if is_done(Path(job.folder)):
             continue
         recorder = Recorder(
             tracker, job.spec.track, "requirement", lambda number, job=job: job, seen=seen,
@@ -57,22 +58,24 @@ def run_requirements(ready: Ready, jobs: list[Job], tracker: Tracker, seen: Seen
         for ending in endings:
             if ending.state != "complete":
                 why = ending.failure.reason if ending.failure else ending.state
-                raise ConfigError(f"the run that others start from has failed: {why}", job.name, "mend it, then run again")
+                raise ConfigError(
+                    f"the run that others start from has failed: {why}", job.name, "mend it, then run again"
+                )
 
 
-def is_done_at(job: Job) -> bool:
-    from pathlib import Path
+def study_name(ready: Ready, objectives: tuple[str, ...] = ("auroc_mean",)) -> str:
+    """Names the study: the same cell, settings, data and objectives are one sweep, whoever starts it."""
+    study = f"{ready.cell.method}-{ready.cell.dataset}-{ready.task.track.name}-{ready.identity}"
+    return study if len(objectives) == 1 else f"{study}-{'-'.join(objectives)}"
 
-    return is_done(Path(job.folder))
 
-
-def run_sweep(ready: Ready, plan: SweepPlan, storage: str, tracker: Tracker, seen: Seen = lambda n, p: None) -> dict[str, Any]:
+def run_sweep(
+    ready: Ready, plan: SweepPlan, storage: str, tracker: Tracker, seen: Seen = lambda n, p: None
+) -> dict[str, Any]:
     """Run a sweep to its number of trials, or go on with it; the JSON document of CLI.md."""
     objectives = tuple(Objective(f"validation/{name}") for name in plan.objectives)
-    study = f"{ready.cell.method}-{ready.cell.dataset}-{ready.task.track.name}-{ready.identity}"
-    if len(objectives) > 1:
-        study += "-" + "-".join(plan.objectives)
-    space = Restricted(search_spaces.load(ready.cell.method), ready.fixed_fields(), flat(ready.base))
+    study = study_name(ready, plan.objectives)
+    name, still = ready.cell.method, held(ready.base, ready.fixed_fields())
     run_requirements(ready, ready.all_requirements(ready.base, TUNING_SEED), tracker, seen)
     parent = tracker.start(
         ready.task.track.name, name=f"sweep {ready.cell}", kind="sweep", identity=study,
@@ -94,8 +97,8 @@ def run_sweep(ready: Ready, plan: SweepPlan, storage: str, tracker: Tracker, see
         finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
     )  # fmt: skip
     with DurableSearch(
-        study=study, storage=storage, space=space, make_job=make_job, objectives=objectives, trials=plan.trials,
-        seed=0, sampler=plan.arm, published=published_point(space, ready), recorded=lambda n: _recorded(known.get(n), objectives),
+        study=study, storage=storage, space=lambda trial: search_spaces.suggest(name, trial, still), make_job=make_job, objectives=objectives, trials=plan.trials,
+        seed=0, sampler=plan.arm, published=search_spaces.published(name, still), recorded=lambda n: _recorded(known.get(n), objectives),
     ) as search:  # fmt: skip
         _check_extend(search, plan, study)
         if not search.finished:
@@ -109,7 +112,9 @@ def run_sweep(ready: Ready, plan: SweepPlan, storage: str, tracker: Tracker, see
     tracker.close_orphans(parent, states)
     if document["status"] == "done":
         if document["best"]:
-            tracker.log(parent, {f"best/{o.metric}": v for o, v in zip(objectives, document["best"]["values"], strict=True)})
+            tracker.log(
+                parent, {f"best/{o.metric}": v for o, v in zip(objectives, document["best"]["values"], strict=True)}
+            )
             tracker.json(parent, document["best"], "best.json")
         tracker.finish(parent, "complete")
     return document
@@ -142,7 +147,9 @@ def _document(search: DurableSearch, ready: Ready, parent: str, study: str, plan
     trials = []
     for trial in search.study.get_trials(deepcopy=False):
         several = len(search.objectives) > 1
-        values = list(trial.values) if trial.values is not None else None if several else _last(trial.intermediate_values)
+        values = (
+            list(trial.values) if trial.values is not None else None if several else _last(trial.intermediate_values)
+        )
         trials.append(
             {
                 "number": trial.number,
@@ -161,24 +168,20 @@ def _document(search: DurableSearch, ready: Ready, parent: str, study: str, plan
     return {
         "sweep_id": parent,
         "study": study,
-        "objectives": [{"metric": o.metric, "direction": "maximize" if o.mode == "max" else "minimize"} for o in search.objectives],
+        "objectives": [
+            {"metric": o.metric, "direction": "maximize" if o.mode == "max" else "minimize"} for o in search.objectives
+        ],
         "trials": trials,
         "best": best
         and {
+            "method": ready.cell.method,
             "number": best.number,
             "values": list(best.values),
-            "config": ready.config(search_overrides(search, best.params)).model_dump(mode="json"),
+            "config": ready.config(search.overrides(best.params)).model_dump(mode="json"),
         },
         "front": [t.number for t in search.study.best_trials] if len(search.objectives) > 1 and complete else [],
         "status": "done" if closed >= plan.trials else "unfinished",
     }
-
-
-def search_overrides(search: DurableSearch, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The config overrides that the space makes of a closed trial's parameters."""
-    import optuna
-
-    return search._space(optuna.trial.FixedTrial(dict(params)))  # type: ignore[no-any-return]
 
 
 def _last(values: Mapping[int, float]) -> list[float] | None:

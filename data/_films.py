@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,6 +97,7 @@ def work(film: Film, spec: PixelSpec | None, folder: Path | None, check: bool) -
     """Decode one film; with `spec`, write its slots into the arrays in `folder`. `check`: fingerprints too."""
     facts = FilmFacts(film.record.record_id)
     try:
+        facts.image_hash = _fingerprint(film.record.image) if check else ""
         image = _film_pixels(film.record.image)
         grey_source = image if film.grey_from is None else _film_pixels(film.grey_from)
     except _BadPixelsError as bad:
@@ -103,7 +105,6 @@ def work(film: Film, spec: PixelSpec | None, folder: Path | None, check: bool) -
         facts.problems.append(bad.problem)
         return facts
     facts.height, facts.width = image.shape
-    facts.image_hash = film.record.image.fingerprint() if check else ""
     decoded = list(_findings(film, image.shape, facts, check))
     facts.findings = [item.facts for item in decoded]
     facts.grey = grey_limits(grey_source, spec.roi if spec is not None else Roi())
@@ -129,8 +130,20 @@ def _film_pixels(pixels: Pixels) -> np.ndarray:
 
 
 def _read(pixels: Pixels) -> np.ndarray:
-    try:
+    with _named(pixels):
         return np.asarray(pixels.read())
+
+
+def _fingerprint(pixels: Pixels) -> str:
+    with _named(pixels):
+        return pixels.fingerprint()
+
+
+@contextmanager
+def _named(pixels: Pixels) -> Iterator[None]:
+    """Turns what a damaged or lost file raises into a problem that names it."""
+    try:
+        yield
     except DataError as error:
         do = error.do.split(", or pass --skip-bad")[0]
         raise _BadPixelsError(Problem(error.where or pixels.name, error.what, do)) from error
@@ -176,7 +189,7 @@ def _decode(finding: Finding, record: Record, shape: tuple[int, ...], check: boo
             Problem(_name(finding.mask), f"the mask lies outside of its box {box}", "mend box or mask")
         )
     area = int(mask.sum()) if mask is not None else (box[2] - box[0]) * (box[3] - box[1])
-    mask_hash, fine_hash = (p.fingerprint() if check and p else "" for p in (finding.mask, finding.fine_mask))
+    mask_hash, fine_hash = (_fingerprint(p) if check and p else "" for p in (finding.mask, finding.fine_mask))
     return _Decoded(finding, mask, fine, FindingFacts(finding.finding_id, box, area, mask_hash, fine_hash, clipped))
 
 

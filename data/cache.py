@@ -1,7 +1,8 @@
 """Prepare a data set once: decode every film, check it, keep a table of what there is and the pixels of its regions.
 
 `<cache>/<data set>-<key>/` holds table.parquet, passport.json, `pixels/<key>/` for each region rule asked for so far,
-and `splits/<hash>.parquet`. Nothing in it names a patient or a path of this machine.
+and `splits/<hash>.parquet`: nothing in these names a patient or a path of this machine. problems.json does name the
+files that were left out, as the data set calls them (often by patient), and is for this machine alone.
 """
 
 import json
@@ -89,9 +90,9 @@ class Prepared:
 
     @cached_property
     def passport(self) -> dict[str, Any]:
-        """Counts, what was left out and why, problems, grey and size statistics, hashes, grade."""
+        """Counts, what was left out and why, grey and size statistics, hash, grade; and the problems met, by file."""
         passport: dict[str, Any] = json.loads((self.folder / "passport.json").read_text(encoding="utf-8"))
-        return passport
+        return passport | {"problems": json.loads((self.folder / "problems.json").read_text(encoding="utf-8"))}
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -288,7 +289,8 @@ def _build(
         )
     table.to_parquet(part / "table.parquet", index=False)
     passport = _table.passport(reader.CARD, options, records, table, facts, report)
-    (part / "passport.json").write_text(json.dumps(passport, indent=1, ensure_ascii=False), encoding="utf-8")
+    for name, document in (("passport", passport), ("problems", report.problems)):
+        (part / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
     if pixels is not None:
         _table.pixel_index(films, facts).to_parquet(pixels / "rows.parquet", index=False)
         (pixels / "DONE").write_text("", encoding="utf-8")

@@ -18,7 +18,9 @@ class Roi(BaseModel):
     min_side: int = Field(224, ge=8, description="S of max224, film pixels")
     scale: float = Field(1.6, gt=0, description="factor of box_scale")
     centre: Literal["bbox", "centroid"] = Field("bbox", description="centre of the window: of the box or of the mask")
-    border: Literal["shift", "zero", "reflect"] = Field("shift", description="window outside the film: moved inside, or padded")
+    border: Literal["shift", "zero", "reflect"] = Field(
+        "shift", description="window outside the film: moved inside, or padded"
+    )
     grey_low: float = Field(0.5, ge=0, lt=50, description="percentile of the film that becomes 0")
     grey_high: float = Field(99.5, gt=50, le=100, description="percentile of the film that becomes 1")
 
@@ -32,7 +34,9 @@ class Augment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     recipe: Literal["none", "turns", "window_turns", "paper002"] = "none"
-    margin: float = Field(1.2, ge=1, le=2, description="how much larger the cached crop is than the input (window_turns)")
+    margin: float = Field(
+        1.2, ge=1, le=2, description="how much larger the cached crop is than the input (window_turns)"
+    )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,11 @@ def bayes_auroc(options: Options | None = None) -> float:
     return malignancy_ceiling(options.confounder.rho_test if options is not None and told else 0.0)
 
 
+def ceiling(options: Options, track: str) -> float | None:
+    """The best possible value of the track's primary metric, where the generator knows it: the ceiling row of a board."""
+    return bayes_auroc(options) if track == "malignancy" else None
+
+
 @dataclass(frozen=True)
 class FilmPixels:
     """An image or a mask of one film (data.record.Pixels), rendered when read; films are shared by a small cache."""

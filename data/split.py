@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedKFold
 
 from data.errors import ConfigError, DataError, LeakError
 
@@ -128,36 +128,30 @@ def _two_parts(table: pd.DataFrame, test_parts: int, validation_parts: int, seed
 
 
 def _part(table: pd.DataFrame, parts: int, seed: int, number: int) -> np.ndarray:
-    """(rows,) bool: part `number` of `parts`, whole patients, strata alike. Independent of the order of rows."""
-    patients = table["patient"].nunique()
-    if patients < parts:
+    """(rows,) bool: part `number` of `parts`, whole patients, strata alike. Independent of the order of rows.
+
+    Patients are drawn, not rows: a division that evens out rows deals out the patients with most films first, and so
+    always to the same part.
+    """
+    strata_of = strata(table).groupby(table["patient"]).first().sort_index()
+    if len(strata_of) < parts:
         raise DataError(
-            f"{patients} patients cannot be divided into {parts} parts",
-            "split",
-            "use more data, or a data set with sides",
+            f"{len(strata_of)} patients cannot be divided into {parts} parts", "split", "use more data, or other sides"
         )
-    order = np.lexsort(
-        (table["finding_id"].to_numpy(str), table["record_id"].to_numpy(str), table["patient"].to_numpy(str))
-    )
-    ordered = table.iloc[order]
-    labels = _merged(strata(ordered), ordered["patient"], parts)
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a stratum of fewer rows than parts cannot be on every side: expected
+    folds = StratifiedKFold(parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # a stratum of fewer patients than parts cannot be on every side: expected
         warnings.simplefilter("ignore", UserWarning)
-        chosen = list(folds.split(np.zeros(len(ordered)), labels, ordered["patient"]))[number][1]
-    result: np.ndarray = np.zeros(len(table), dtype=bool)
-    result[order[chosen]] = True
-    return result
+        chosen = list(folds.split(strata_of, _merged(strata_of, parts)))[number][1]
+    return table["patient"].isin(set(strata_of.index[chosen])).to_numpy()
 
 
-def _merged(labels: "pd.Series[str]", patients: "pd.Series[str]", parts: int) -> "pd.Series[str]":
+def _merged(labels: "pd.Series[str]", parts: int) -> "pd.Series[str]":
     """Strata of fewer patients than parts lose their margin, and if still too few are put together."""
-    for shorten in (lambda label: label.split("/")[0], lambda label: "rare"):
-        sizes = patients.groupby(labels).nunique()
-        rare = set(sizes.index[sizes < parts])
-        labels = labels.map(lambda label, rare=rare, shorten=shorten: shorten(label) if label in rare else label)
-    sizes = patients.groupby(labels).nunique()
-    return labels if sizes.max() >= parts else pd.Series("all", index=labels.index)
+    severities = labels.map(lambda label: label.split("/")[0])
+    for coarser in (severities, pd.Series("rare", index=labels.index)):
+        sizes = labels.map(labels.value_counts())
+        labels = labels.where(sizes >= parts, coarser)
+    return labels if labels.value_counts().max() >= parts else pd.Series("all", index=labels.index)
 
 
 def _check(manifest: pd.DataFrame) -> None:

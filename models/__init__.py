@@ -12,7 +12,9 @@ from data.errors import ConfigError
 @cache
 def names() -> tuple[str, ...]:
     """Names of all methods, from the file names alone: nothing is imported."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and m.name != "method"))
+    return tuple(
+        sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and m.name != "method")
+    )
 
 
 def load(name: str):  # type: ignore[no-untyped-def]  # -> type[models.method.Method], without importing torch here
@@ -46,7 +48,9 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"models.{name}")
     except Exception as error:  # noqa: BLE001  whatever a method's file raises makes it unavailable, with that reason
-        raise ConfigError(f"unavailable: {type(error).__name__}: {error}", f"models/{name}.py", "mend the file") from error
+        raise ConfigError(
+            f"unavailable: {type(error).__name__}: {error}", f"models/{name}.py", "mend the file"
+        ) from error
 
 
 _extra: dict[str, str] = {}

@@ -37,11 +37,17 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(224, kind="budget", ge=16, description="side of the square input, pixels")
-    width: float = Field(1.0, kind="budget", gt=0, le=4, description="multiplier of the trunk's channel counts; 1 = published")
-    weights: Literal["imagenet", "pretext", "none"] = Field(
-        "imagenet", kind="budget", description="where the trunk starts: imagenet (published), pretext (trained here), none"
+    width: float = Field(
+        1.0, kind="budget", gt=0, le=4, description="multiplier of the trunk's channel counts; 1 = published"
     )
-    batch_size: int = Field(32, kind="budget", ge=1, description="samples of the first stream per optimiser step, all workers")
+    weights: Literal["imagenet", "pretext", "none"] = Field(
+        "imagenet",
+        kind="budget",
+        description="where the trunk starts: imagenet (published), pretext (trained here), none",
+    )
+    batch_size: int = Field(
+        32, kind="budget", ge=1, description="samples of the first stream per optimiser step, all workers"
+    )
     samples_per_class: int | None = Field(
         None, kind="budget", ge=1, description="draws of each class an epoch; null: each training sample once"
     )

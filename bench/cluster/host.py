@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ def trial(config: dict[str, Any]) -> None:
     """The Tune function. Errors of the training are reported, not raised: they are final, while a process that dies is
     started again, and the process can go on to the next trial.
     """
+    import faulthandler, signal, os
+    faulthandler.register(signal.SIGUSR2, file=open(f"/tmp/cluster/fh-{os.getpid()}", "w"), all_threads=True)
     job = json.loads(config["job"])
     folder = Path(job["folder"])
     fresh_process()
     try:
         ended = False
-        for payload in _payloads(config, job, folder):
-            ended = bool(payload.get("final"))
-            tune.report(result_of(payload, config))
+        # Tune stops a trial by a SystemExit in `report`, whose traceback would keep the generator open: so it is closed here
+        with closing(_payloads(config, job, folder)) as payloads:
+            for payload in payloads:
+                ended = bool(payload.get("final"))
+                tune.report(result_of(payload, config))
         if not ended:
             tune.report({"failure": "bug", "reason": "the training ended without a final report"})
     except Exception as error:  # noqa: BLE001 - every error of a training becomes its reported failure
@@ -38,24 +43,25 @@ def trial(config: dict[str, Any]) -> None:
             tune.report(_failed(classify(error)))
 
 
-def _payloads(config: dict[str, Any], job: dict[str, Any], folder: Path) -> Iterator[Payload]:
+def _payloads(config: dict[str, Any], job: dict[str, Any], folder: Path) -> Generator[Payload, None, None]:
     limit_s: float | None = config["trial_timeout_s"]
     started = time.monotonic()
     reports = _alone(config, job, folder) if config["workers"] == 1 else _together(config, job)
-    for payload in reports:
-        if limit_s is not None and time.monotonic() - started > limit_s and not payload.get("final"):
-            raise TimeoutError(f"not finished after {limit_s:.0f} s")
-        yield payload
+    with closing(reports):
+        for payload in reports:
+            if limit_s is not None and time.monotonic() - started > limit_s and not payload.get("final"):
+                raise TimeoutError(f"not finished after {limit_s:.0f} s")
+            yield payload
 
 
-def _alone(config: dict[str, Any], job: dict[str, Any], folder: Path) -> Iterator[Payload]:
+def _alone(config: dict[str, Any], job: dict[str, Any], folder: Path) -> Generator[Payload, None, None]:
     with Lease(folder) as lease:
         for report in load(config["trainable"])(job):
             lease.check()
             yield payload_of(report)
 
 
-def _together(config: dict[str, Any], job: dict[str, Any]) -> Iterator[Payload]:
+def _together(config: dict[str, Any], job: dict[str, Any]) -> Generator[Payload, None, None]:
     from bench.cluster import train  # 2 s of imports that a trial of one worker need not pay
 
     return train.reports(

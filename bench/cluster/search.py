@@ -133,6 +133,10 @@ class DurableSearch(Trials, OptunaSearch):
         """number -> epoch -> value reported, of all trials: what a scheduler knew before this start."""
         return {trial.number: dict(trial.intermediate_values) for trial in self.study.get_trials(deepcopy=False)}
 
+    def overrides(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What the space makes of a trial's parameters."""
+        return dict(self._space(optuna.trial.FixedTrial(dict(params))))
+
     @property
     def finished(self) -> bool:
         return self._count(CLOSED) >= self.target and not self._count((TrialState.RUNNING,))

@@ -6,7 +6,7 @@ import queue
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def fit_distributed(
 def reports(
     job: dict[str, Any], trainable: str, *, workers: int, cpus_per_worker: float, gpus_per_worker: float,
     max_failures: int,
-) -> Iterator[Payload]:  # fmt: skip
+) -> Generator[Payload, None, None]:  # fmt: skip
     """Rank 0's reports of a job that runs on N workers; closing the generator stops them at their next report.
 
     trainable: "module:function", called as function(job, worker) on each; it resumes from job["folder"] by itself.

@@ -49,7 +49,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DataError("checkpoint cannot be read", path.name, "delete it; the run starts again from what is left") from error
+        raise DataError(
+            "checkpoint cannot be read", path.name, "delete it; the run starts again from what is left"
+        ) from error
 
 
 def read(folder: Path, method: nn.Module, device: torch.device) -> Progress:

@@ -31,9 +31,7 @@ def predictions_frame(
 
 
 @torch.no_grad()
-def evaluate(
-    job: Job, method: Method, samples: Samples, track: str, side: str, worker: Worker, settings: Any
-) -> Frame:
+def evaluate(job: Job, method: Method, samples: Samples, track: str, side: str, worker: Worker, settings: Any) -> Frame:
     """Everything that metrics and pages may ask of this run later: one row per sample and variant, maps of the true and
     of the predicted class, one per prototype of these classes, and the masks they are judged by."""
     method.eval()
@@ -111,12 +109,27 @@ def _add_maps(
 
 
 def _add(
-    maps: MapBuilder, name: str, value: Tensor, table: pd.DataFrame, here: np.ndarray, classes: np.ndarray, of: str, source: str
+    maps: MapBuilder,
+    name: str,
+    value: Tensor,
+    table: pd.DataFrame,
+    here: np.ndarray,
+    classes: np.ndarray,
+    of: str,
+    source: str,
 ) -> None:
     if here.any():
         chosen = table[here]
         array = value.detach().float().cpu().numpy()[here]
-        maps.add(name, array, list(chosen["record_id"]), list(chosen["finding_id"]), list(classes[here]), [of] * len(chosen), source)
+        maps.add(
+            name,
+            array,
+            list(chosen["record_id"]),
+            list(chosen["finding_id"]),
+            list(classes[here]),
+            [of] * len(chosen),
+            source,
+        )
 
 
 def _evidence(
@@ -166,3 +179,13 @@ def _meta(job: Job, method: Method, track: str, side: str) -> dict[str, Any]:
         "supervision": method.supervision,
         "ledger_entry": job.ledger_entry,
     }
+
+
+def sample_batch(samples: Samples, inputs: Inputs, positions: list[int]) -> Batch:
+    """These samples as one batch, as evaluation sees them."""
+    chosen = samples.select(positions)
+    [batch] = batches(
+        chosen, inputs, (inputs.streams[0].name,), seed=0, stage="evaluation", epoch=0,
+        augment=False, shuffle=False, batch_size=max(1, len(positions)),
+    )  # fmt: skip
+    return batch

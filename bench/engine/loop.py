@@ -92,7 +92,9 @@ class _Run:
         model: nn.Module = self.method
         if self.worker.world_size > 1:
             model = DistributedDataParallel(self.method, find_unused_parameters=True)
-        cached = CachedStream.make(self.method, stage, self.data, self.settings.seed, self.worker) if stage.cache else None
+        cached = (
+            CachedStream.make(self.method, stage, self.data, self.settings.seed, self.worker) if stage.cache else None
+        )
         for epoch in range(progress.epoch, stage.epochs):
             started = time.monotonic()
             seed_torch(self.settings.seed, stage.name, position, epoch, self.worker.rank)
@@ -194,7 +196,9 @@ class _Run:
     def _validate(self) -> dict[str, Estimate]:
         track = self.data.inputs.target
         self.method.eval()
-        frame = predictions_frame(self.method, self.data.validation, self.data.inputs, track, self.worker, self.settings)
+        frame = predictions_frame(
+            self.method, self.data.validation, self.data.inputs, track, self.worker, self.settings
+        )
         return {f"validation/{name}": estimate for name, estimate in quick(frame).items()}
 
     def _report(

@@ -138,7 +138,9 @@ def _finish(
     inputs = method.inputs()
     for track in job.tracks or (job.spec.track,):
         validation = prepared.training(split, inputs).validation_for(track)
-        evaluate(job, method, validation, track, "validation", worker, settings).save(folder / "frames" / f"validation-{track}")
+        evaluate(job, method, validation, track, "validation", worker, settings).save(
+            folder / "frames" / f"validation-{track}"
+        )
         if job.ledger_entry is not None:
             _refuse_seen(split, lineage, ("test",), job.spec.method)
             samples = prepared.sealed(split, inputs, track, job.ledger_entry)

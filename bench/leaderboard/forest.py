@@ -1,4 +1,4 @@
-"""The primary metric of a table's rows as a picture: one line per row, its interval, its value. Inline SVG, no library."""
+"""The primary metric of a table's rows as a picture: a line per row, its interval and value. Inline SVG, no library."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ def forest(rows: Sequence[Row], metric: str) -> str:
     def x(value: float) -> float:
         return left + (min(max(value, low), high) - low) / (high - low) * (right - left)
 
-    parts = [
-        f'<svg class="forest" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{html.escape(metric)} of each row with its 95 % interval">'
-    ]
+    label = html.escape(f"{metric} of each row with its 95 % interval")
+    parts = [f'<svg class="forest" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">']
     bottom = TOP + LINE * len(shown)
     for tick in ticks:
         parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP - 6}" y2="{bottom}" class="grid"/>')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import urllib.parse
@@ -51,7 +52,8 @@ def write_whole(path: Path, text: str) -> Path:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         do = "free some space, or choose another --out"
         raise MachineError(f"cannot write: {error.strerror}", f"{path.parent.name}/{path.name}", do) from error
     return path
@@ -110,7 +112,7 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
         "unit": measured.unit,
         "columns": _columns(metrics),
         "parts": parts,
-        "forest": Markup(forest(rows, metric_title(track.primary))),  # noqa: S704 - escaped where it is made
+        "forest": Markup(forest(rows, metric_title(track.primary))),  # escaped where it is made
         "comparisons": _mine(board.comparisons, measured),
         "primary_title": metric_title(track.primary),
         "rank_sentence": _rank_sentence(rows),
@@ -187,8 +189,13 @@ def _metric(name: str, estimate: Estimate) -> dict[str, Any]:
     summary = METRICS[name].summary if name in METRICS else ""
     value = f"{cell['value']} {cell['interval']}" if estimate.value is not None else "–"
     return {
-        "name": name, "value": value, "n": estimate.n, "kind": estimate.interval, "note": estimate.note, "summary": summary
-    }  # fmt: skip
+        "name": name,
+        "value": value,
+        "n": estimate.n,
+        "kind": estimate.interval,
+        "note": estimate.note,
+        "summary": summary,
+    }
 
 
 def _local(picture: str) -> bool:

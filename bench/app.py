@@ -1,0 +1,380 @@
+"""What each command does: reads its arguments, calls the jobs, and hands their documents to the console."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.config import merge, parse_set, read_yaml, unflatten
+from bench.console import Talk
+from bench.home import Home
+from data.errors import ConfigError
+
+PROTOCOLS = ("holdout",)
+
+
+class App:
+    """One command's run. Heavy libraries are imported by the methods that need them."""
+
+    def __init__(
+        self,
+        *,
+        out: Path | None = None,
+        as_json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        tracking_uri: str | None = None,
+        storage: str | None = None,
+        ray_address: str | None = None,
+        workers: int = 1,
+        gpus_per_worker: float = 0,
+        max_concurrent: int | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        self.talk = Talk(as_json, quiet, verbose)
+        self.verbose, self.dry_run = verbose, dry_run
+        self._out, self._tracking_uri, self._storage = out, tracking_uri, storage
+        self._ray_address = ray_address or os.environ.get("RAY_ADDRESS") or "local"
+        self.workers, self.gpus_per_worker, self.max_concurrent = workers, gpus_per_worker, max_concurrent
+        self.exit_code = 0
+        self._stack = ExitStack()
+        self._cluster = False
+
+    def __enter__(self) -> "App":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    # ---- surroundings -------------------------------------------------------------------------------------------
+    @property
+    def home(self) -> Home:
+        return Home.at(self._out or Path("runs"))
+
+    def tracker(self) -> Any:
+        from bench.tracking import Tracker
+
+        tracker = Tracker(self._tracking_uri, out=self.home.out)
+        self._stack.callback(tracker.flush)
+        return tracker
+
+    def cluster(self) -> None:
+        """Attach to Ray, once per command."""
+        if not self._cluster:
+            from bench.cluster.nodes import attach
+
+            self._stack.enter_context(attach(self._ray_address))
+            self._cluster = True
+
+    @property
+    def storage(self) -> str:
+        return self._storage or self.home.default_storage()
+
+    def machine(self) -> Any:
+        from bench.plan import Machine
+
+        return Machine(workers=self.workers, gpus_per_worker=self.gpus_per_worker)
+
+    def settings(self, config: Path | None, pairs: list[str]) -> dict[str, Any]:
+        return merge(unflatten(read_yaml(config)) if config else {}, unflatten(parse_set(pairs)))
+
+    def cell(self, method: str, dataset: str, track: str, protocol: str, settings: Mapping[str, Any]) -> Any:
+        """A cell of the command line. In a settings file, `data:` holds the reader's options and `budget:` a suite's."""
+        import data
+        import models
+        from bench.suite import Cell
+        from data.tracks import TRACKS
+
+        models.load(method), data.reader(dataset)
+        if track not in TRACKS:
+            raise ConfigError(f"no track {track!r}", "--track", f"choose one of: {', '.join(TRACKS)}")
+        if protocol not in PROTOCOLS:
+            raise ConfigError(
+                f"no protocol {protocol!r} for this command", "--protocol", f"choose {', '.join(PROTOCOLS)}"
+            )
+        rest = dict(settings)
+        options, budget = dict(rest.pop("data", {})), rest.pop("budget", {})
+        roi = options.pop("roi", {})
+        return Cell(
+            method=method,
+            dataset=dataset,
+            track=track,
+            protocol=protocol,
+            options=options,
+            roi=roi,
+            budget=budget,
+            settings=rest,
+        )
+
+    def ready(self, cell: Any, data_root: Path | None) -> Any:
+        from bench.plan import make_ready
+
+        with self.talk.progress(f"preparing {cell.dataset}") as update:
+            return make_ready(self.home, cell, data_root, machine=self.machine(), progress=update)
+
+    # ---- commands -----------------------------------------------------------------------------------------------
+    def catalogue(self, what: str) -> None:
+        from bench.catalogue import catalogue, show
+
+        document = catalogue(what)
+        self.talk.result(document, lambda console: show(console, document, self.verbose))
+
+    def prepare(
+        self, dataset: str, data_root: Path | None, skip_bad: bool, config: Path | None, pairs: list[str], protocol: str
+    ) -> None:
+        from bench.prepare import document, prepare_data
+
+        options = self.settings(config, pairs)
+        with self.talk.progress(f"preparing {dataset}") as update:
+            prepared = prepare_data(self.home, dataset, options, data_root, skip_bad=skip_bad, progress=update)
+        found = document(prepared, protocol)
+        self.talk.result(found, lambda console: _show_prepared(console, found))
+
+    def train(
+        self, method: str, dataset: str, track: str, seed: int, protocol: str,
+        data_root: Path | None, config: Path | None, pairs: list[str],
+    ) -> None:  # fmt: skip
+        from bench.train import run_train
+
+        cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
+        if self.dry_run:
+            self._plan([cell], trials=0, seeds=1)
+            return
+        ready = self.ready(cell, data_root)
+        tracker = self.tracker()
+        self.cluster()
+        with self.talk.progress(str(cell)) as update:
+            document = run_train(ready, seed, tracker, Meter(update, 1).seen)
+        self.exit_code = 0 if document["status"] == "complete" else 1
+        self.talk.result(document, lambda console: _show_metrics(console, document))
+
+    def sweep(
+        self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
+        *, trials: int, time_budget: float | None, objectives: str, scheduler: str, extend: bool,
+    ) -> None:  # fmt: skip
+        from bench.sweep import SweepPlan, run_sweep
+
+        if scheduler not in ("asha", "none"):
+            raise ConfigError(f"no scheduler {scheduler!r}", "--scheduler", "choose asha or none")
+        cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
+        names = tuple(name.strip().removeprefix("validation/") for name in objectives.split(","))
+        self._check_objectives(names)
+        plan = SweepPlan(
+            trials=trials, objectives=names, scheduler=scheduler,  # type: ignore[arg-type]
+            time_budget_s=time_budget * 3600 if time_budget else None, extend=extend, max_concurrent=self.max_concurrent,
+        )  # fmt: skip
+        if self.dry_run:
+            self._plan([cell], trials=trials, seeds=0)
+            return
+        ready = self.ready(cell, data_root)
+        tracker = self.tracker()
+        self.cluster()
+        with self.talk.progress(f"sweep {cell}") as update:
+            document = run_sweep(ready, plan, self.storage, tracker, Meter(update, trials).seen)
+        self.exit_code = 0 if document["best"] else 1
+        self.talk.result(document, lambda console: _show_sweep(console, document))
+        self.talk.say(
+            f"next: python run_bench.py final {method} {dataset} --track {track} --from {document['sweep_id'][:8]} ..."
+        )
+
+    def final(
+        self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
+        *, source: str | None, seeds: int, reopen: str | None, force: bool,
+    ) -> None:  # fmt: skip
+        from bench.board import read_board, write_board
+        from bench.choose import chosen
+        from bench.final import FinalPlan, run_finals
+
+        cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
+        if self.dry_run:
+            self._plan([cell], trials=0, seeds=seeds)
+            return
+        ready = self.ready(cell, data_root)
+        tracker = self.tracker()
+        choice = chosen(ready, source, tracker)
+        self.talk.say(f"settings: {choice.source}")
+        plan = FinalPlan(
+            choice.config, seeds=seeds, reopen=reopen, force=force, sweep=choice.sweep, source=choice.source
+        )
+        self.cluster()
+        with self.talk.progress(f"final {cell}") as update:
+            [ids] = run_finals([(ready, plan)], tracker, Meter(update, seeds).seen)
+        board = read_board(self.home, tracker)
+        page = write_board(self.home, board)
+        rows = [row for row in board.rows if set(row.seeds) & set(ids)]
+        self.exit_code = 0 if rows and all(row.status == "done" for row in rows) else 1
+        document = {"rows": [row.to_json() for row in rows], "ledger": list(self.home.ledger.entries())}
+        self.talk.result(document, lambda console: _show_rows(console, board, rows))
+        self.talk.say(f"page: {page}")
+
+    def bench(self, suite: str, data_root: Path | None) -> None:
+        from bench.benchmark import Benchmark
+        from bench.suite import cells, read_suite
+
+        wanted = read_suite(suite)
+        if self.dry_run:
+            self._plan(cells(wanted), trials=wanted.search.trials, seeds=wanted.final.seeds)
+            return
+        document, board = Benchmark(self, wanted, data_root).run()
+        self.exit_code = (
+            1 if any(cell["status"] in ("failed", "unavailable", "missing") for cell in document["cells"]) else 0
+        )
+        self.talk.result(document, lambda console: _show_board(console, board))
+        self.talk.say(f"leaderboard: {document['leaderboard']}")
+        self.talk.say(
+            f"runs:        .venv/bin/python run_bench.py ui --out {self._out}   (MLflow, then open the address it prints)"
+        )
+
+    def leaderboard(self, form: str) -> None:
+        from bench.board import read_board, write_board
+        from bench.leaderboard import table
+
+        tracker = self.tracker()
+        board = read_board(self.home, tracker)
+        page = write_board(self.home, board)
+        document = board.to_json(page=str(page))
+        if form == "table" or self.talk.as_json:
+            self.talk.result(document, lambda console: _show_board(console, board))
+        else:
+            text = {"csv": table.to_csv, "md": table.to_markdown, "latex": table.to_latex}[form](board)
+            self.talk.out.out(text, end="" if text.endswith("\n") else "\n", highlight=False)
+        self.talk.say(f"page: {page}")
+
+    def explain(self, run: str, records: list[str]) -> None:
+        from bench.pictures import explain_run
+
+        files, rows = explain_run(self.home, self.tracker(), run, records)
+        document = {"files": [str(file) for file in files], "rows": rows}
+        self.talk.result(document, lambda console: [console.print(str(file), markup=False) for file in files] and None)
+
+    def ui(self, port: int) -> None:
+        """`mlflow ui` on the same runs; replaces this process."""
+        import sys
+
+        uri = self._tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or self.home.default_tracking()
+        if uri.startswith("http"):
+            self.talk.out.print(f"the runs are on a server already: open {uri}", markup=False)
+            return
+        command = [
+            sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root",
+            str(self.home.artifacts), "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        ]  # fmt: skip
+        if self.dry_run:
+            self.talk.out.print(" ".join(command), markup=False)
+            return
+        self.talk.say(f"open http://127.0.0.1:{port} ; end with Ctrl-C")
+        os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+        os.execv(command[0], command)
+
+    # ---- helpers ------------------------------------------------------------------------------------------------
+    def _check_objectives(self, names: tuple[str, ...]) -> None:
+        from bench.metrics import METRICS
+
+        for name in names:
+            if name not in METRICS:
+                raise ConfigError(f"no metric {name!r}", "--objectives", f"choose from: {', '.join(METRICS)}")
+
+    def _plan(self, cells: Any, *, trials: int, seeds: int) -> None:
+        """What would run. Reasons against a cell are found without touching any data."""
+        from bench.plan import reason_against
+
+        document = {
+            "cells": [
+                {
+                    "method": c.method,
+                    "dataset": c.dataset,
+                    "track": c.track,
+                    "trials": trials,
+                    "seeds": seeds,
+                    "reason": reason_against(c),
+                }
+                for c in cells
+            ]
+        }
+        table = Table(
+            "method", "data set", "track", "trials", "final seeds", "note", title="would run; nothing was started"
+        )
+        for cell in document["cells"]:
+            table.add_row(cell["method"], cell["dataset"], cell["track"], str(trials), str(seeds), cell["reason"] or "")
+        self.talk.result(document, lambda console: console.print(table))
+
+
+class Meter:
+    """Progress over a known number of runs, each measured in its own epochs."""
+
+    def __init__(self, update: Any, runs: int) -> None:
+        self.update, self.runs = update, runs
+        self.shares: dict[tuple[int, int], float] = {}
+        self.generation = 0
+
+    def seen(self, number: int, payload: Mapping[str, Any]) -> None:
+        self.shares[(self.generation, number)] = payload["number"] / max(1, payload["total"])
+        self.update(min(1000, round(1000 * sum(self.shares.values()) / max(1, self.runs))), 1000)
+
+    def next(self) -> None:
+        """Numbers start anew: another sweep or list of jobs."""
+        for key in [key for key in self.shares if key[0] == self.generation]:
+            self.shares[key] = 1.0
+        self.generation += 1
+
+
+def _show_prepared(console: Console, document: Mapping[str, Any]) -> None:
+    table = Table(
+        "track",
+        "side",
+        "labels",
+        title=f"{document['dataset']}: {document['findings']} findings, {document['patients']} patients",
+    )
+    for track, sides in document["tracks"].items():
+        for side, labels in sides.items():
+            table.add_row(track, side, ", ".join(f"{name} {n}" for name, n in labels.items()))
+    console.print(table)
+    for item in document["left_out"]:
+        console.print(f"left out: {item['count']} x {item['reason']}", markup=False)
+    console.print(f"passport: {document['passport']}", markup=False)
+
+
+def _show_metrics(console: Console, document: Mapping[str, Any]) -> None:
+    table = Table("metric", "value", "95 % interval", "n", title=f"run {document['run_id'][:8]}: {document['status']}")
+    for name, e in document["metrics"].items():
+        low, high = e["low"], e["high"]
+        table.add_row(
+            name,
+            f"{e['value']:.3f}",
+            f"{low:.3f}-{high:.3f}" if low is not None and high is not None else "-",
+            str(e["n"]),
+        )
+    console.print(table)
+
+
+def _show_sweep(console: Console, document: Mapping[str, Any]) -> None:
+    table = Table(
+        "trial", "state", "value", "settings", title=f"sweep {document['sweep_id'][:8]}: {document['status']}"
+    )
+    best = document["best"]["number"] if document["best"] else None
+    for trial in document["trials"]:
+        value = ", ".join(f"{v:.3f}" for v in trial["values"]) if trial["values"] else trial["failure"] or ""
+        mark = " (best)" if trial["number"] == best else ""
+        settings = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial["params"].items())
+        table.add_row(f"{trial['number']}{mark}", trial["state"], value, settings)
+    console.print(table)
+    console.print("values: validation, chosen among trials, so optimistic; no test row was read", markup=False)
+
+
+def _show_board(console: Console, board: Any) -> None:
+    from bench.leaderboard.table import print_tables
+
+    print_tables(board, console)
+
+
+def _show_rows(console: Console, board: Any, rows: list[Any]) -> None:
+    from dataclasses import replace
+
+    _show_board(console, replace(board, rows=[row for row in board.rows if row in rows or row.kind == "reference"]))

@@ -1,0 +1,139 @@
+"""The job `bench`: every cell of a suite through sweep and final to the leaderboard, going on from what is finished."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.board import read_board, write_board
+from bench.choose import chosen
+from bench.cluster.failures import Failure
+from bench.final import FinalPlan, final_jobs, register, run_finals
+from bench.leaderboard.rows import Board
+from bench.plan import Ready, make_ready, reason_against
+from bench.suite import Cell, Suite, cells
+from bench.sweep import SweepPlan, run_sweep, study_name
+from bench.tracking import Tracker
+from data.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from bench.app import App
+
+
+class Benchmark:
+    """One call of `bench SUITE`."""
+
+    def __init__(self, app: "App", suite: Suite, data_root: Path | None) -> None:
+        self.app, self.suite, self.root = app, suite, data_root
+        self.talk = app.talk
+        self.said: dict[Cell, dict[str, Any]] = {}
+
+    def run(self) -> tuple[dict[str, Any], Board]:
+        """The JSON document of `bench`, and the board."""
+        tracker = self.app.tracker()
+        warm = tracker.warm_up()  # its seconds pass while the data are prepared
+        ready = [one for one in map(self._ready, cells(self.suite)) if one is not None]
+        warm.result()
+        plans = self._plans(ready, tracker)
+        unfinished = [item for item in plans if not self._finished(item, tracker)]
+        self.talk.say(f"{len(plans)} cells, {len(plans) - len(unfinished)} finished already")
+        if unfinished:
+            self.app.cluster()
+            runs = len(unfinished) * (self.suite.search.trials + self.suite.final.seeds)
+            with self.talk.progress(f"suite {self.suite.name}") as update:
+                self._run([one for one, _ in unfinished], tracker, _meter(update, runs))
+        board = read_board(self.app.home, tracker, list(self.said.values()))
+        page = write_board(self.app.home, board)
+        return self._document(board, page, ready, tracker), board
+
+    # ---- steps --------------------------------------------------------------------------------------------------
+    def _ready(self, cell: Cell) -> Ready | None:
+        """The cell with its data prepared; None where it cannot be run, which the board will say."""
+        said = {"method": cell.method, "dataset": cell.dataset, "track": cell.track}
+        try:
+            why = reason_against(cell)
+        except ConfigError as error:
+            self.said[cell] = {**said, "status": "unavailable", "reason": str(error)}
+            return None
+        if why is not None:
+            self.said[cell] = {**said, "status": "not-applicable", "reason": why}
+            return None
+        self.said[cell] = {**said, "status": "missing", "reason": "not run yet"}
+        with self.talk.progress(f"preparing {cell.dataset}") as update:
+            return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
+
+    def _plans(self, ready: list[Ready], tracker: Tracker) -> list[tuple[Ready, FinalPlan | None]]:
+        """Per cell its final, where the sweep that it waits for is finished."""
+        return [(one, self._final_plan(one, tracker)) for one in ready]
+
+    def _final_plan(self, ready: Ready, tracker: Tracker) -> FinalPlan | None:
+        wanted = self.suite.final
+        if self.suite.search.trials and tracker.find(study_name(ready), "sweep") is None:
+            return None
+        choice = chosen(ready, None if self.suite.search.trials else "published", tracker)
+        return FinalPlan(
+            choice.config, seeds=wanted.seeds, share_requirements=wanted.share_requirements, sweep=choice.sweep,
+            source=choice.source,
+        )  # fmt: skip
+
+    def _finished(self, item: tuple[Ready, FinalPlan | None], tracker: Tracker) -> bool:
+        ready, plan = item
+        if plan is None:
+            return False
+        return all(tracker.find(job.spec.identity, "final") for job in final_jobs(ready, plan).values())
+
+    def _run(self, ready: list[Ready], tracker: Tracker, meter: Any) -> None:
+        """Sweeps one after the other, then all finals together. A cell that fails does not keep the others waiting."""
+        search = self.suite.search
+        plan = SweepPlan(
+            trials=search.trials, scheduler=search.scheduler, arm=search.arm, time_budget_s=search.seconds,
+            max_concurrent=self.app.max_concurrent,
+        )  # fmt: skip
+        finals: list[tuple[Ready, FinalPlan]] = []
+        for one in ready:
+            primary = self.suite.primary.get(one.cell.track)
+            register(one, primary)
+            try:
+                if search.trials:
+                    run_sweep(one, plan, self.app.storage, tracker, meter.seen)
+                    meter.next()
+                chosen_plan = self._final_plan(one, tracker)
+            except (ConfigError, DataError) as error:
+                self._failed(one, Failure("data", str(error)))
+                continue
+            if chosen_plan is None:
+                self._failed(one, Failure("bug", "its sweep did not finish"))
+            else:
+                finals.append((one, chosen_plan))
+        if finals:
+            run_finals(finals, tracker, meter.seen)
+
+    def _failed(self, ready: Ready, failure: Failure) -> None:
+        self.said[ready.cell] |= {"status": "failed", "reason": failure.reason}
+        self.talk.say(f"failed: {ready.cell}: {failure.reason}")
+
+    def _document(self, board: Board, page: Path, ready: list[Ready], tracker: Tracker) -> dict[str, Any]:
+        found = []
+        sweeps = {one.cell: tracker.find(study_name(one), "sweep") for one in ready} if self.suite.search.trials else {}
+        for cell, said in self.said.items():
+            rows = [
+                row
+                for row in board.rows
+                if (row.method, row.dataset, row.track) == (cell.method, cell.dataset, cell.track)
+            ]
+            mine = next((row for row in rows if row.status == "done"), rows[0] if rows else None)
+            sweep = sweeps.get(cell)
+            found.append(
+                {
+                    **said,
+                    "status": mine.status if mine else said["status"],
+                    "reason": mine.reason if mine else said["reason"],
+                    "sweep_id": sweep.run_id if sweep else None,
+                    "final": list(mine.seeds) if mine else [],
+                }
+            )
+        return {"suite": self.suite.name, "cells": found, "leaderboard": str(page)}
+
+
+def _meter(update: Any, runs: int) -> Any:
+    from bench.app import Meter
+
+    return Meter(update, runs)

@@ -1,0 +1,187 @@
+"""The job `final`: chosen settings trained with several seeds, then the sealed test side opened, with a ledger entry."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import data
+from bench.cluster.trials import ListSearch
+from bench.cluster.tune import run_trials
+from bench.config import Job, digest
+from bench.engine.run import is_done
+from bench.leaderboard.build import config_hash
+from bench.leaderboard.references import ARTIFACT, measure_references
+from bench.metrics import Frame
+from bench.pictures import draw_run
+from bench.plan import TUNING_SEED, Ready
+from bench.recorder import Recorder, keep_state
+from bench.suite import Primary
+from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
+from bench.tracking import Tracker
+from data.errors import ConfigError
+from data.tracks import TRACKS
+from models.method import MethodConfig
+
+
+@dataclass(frozen=True)
+class FinalPlan:
+    """What is asked of a final. sweep: MLflow id of the sweep that chose the config, empty if none did."""
+
+    config: MethodConfig
+    seeds: int = 5
+    share_requirements: bool = False
+    reopen: str | None = None
+    force: bool = False
+    sweep: str = ""
+    source: str = "published"
+
+
+def register(ready: Ready, primary: Primary | None) -> None:
+    """Write the primary contrast into the ledger before the test side opens; what was registered first stands."""
+    if primary is None:
+        return
+    place = {
+        "data_hash": ready.prepared.data_hash,
+        "split_hash": ready.split.hash,
+        "dataset": ready.cell.dataset,
+        "track": ready.cell.track,
+    }
+    ledger = ready.home.ledger
+    if not ledger.find(kind="preregistration", **place):
+        content = {**place, **primary.model_dump(), "metric": TRACKS[ready.cell.track].primary}
+        ledger.append({"kind": "preregistration", "hash": digest(content), "date": _now(), **content})
+
+
+def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -> dict[int, Job]:
+    """seed -> job."""
+    jobs: dict[int, Job] = {}
+    for seed in range(1, plan.seeds + 1):
+        need = TUNING_SEED if plan.share_requirements else seed
+        spec = ready.spec(plan.config, seed, need)
+        folder = ready.home.checkpoints / (spec.identity + ("-forced" if plan.force else ""))
+        jobs[seed] = ready.job(
+            spec, folder, requirement_seed=need, name=f"{ready.cell} seed {seed}", ledger_entry=ledger_entry
+        )
+    return jobs
+
+
+def run_finals(
+    finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: Seen = lambda number, payload: None
+) -> list[list[str]]:
+    """Train what is not finished of several methods together, so that no worker idles; run ids per method.
+
+    Every seed is a run of its own; a failed one stays in the record with its reason. Raises ConfigError where a test
+    side would be looked at again without a reason.
+    """
+    waiting: dict[int, tuple[Ready, FinalPlan, Job]] = {}
+    found: dict[tuple[int, int], str] = {}
+    for position, (ready, plan) in enumerate(finals):
+        jobs = final_jobs(ready, plan)
+        done = {seed: tracker.find(job.spec.identity, "final") for seed, job in jobs.items()}
+        open_seeds = [seed for seed, run in done.items() if run is None or plan.force]
+        found |= {(position, seed): run.run_id for seed, run in done.items() if run is not None}
+        if not open_seeds:
+            continue
+        entry = _open_ledger(ready, plan, jobs[1])
+        for seed, job in final_jobs(ready, plan, entry).items():
+            if seed in open_seeds:
+                waiting[position * 1000 + seed] = (ready, plan, job)
+        for seed in open_seeds:
+            needed = ready.all_requirements(plan.config, TUNING_SEED if plan.share_requirements else seed)
+            run_requirements(ready, needed, tracker, seen)
+    if waiting:
+        found |= _train(waiting, tracker, seen)
+    return [
+        [found[(position, seed)] for seed in range(1, plan.seeds + 1) if (position, seed) in found]
+        for position, (_, plan) in enumerate(finals)
+    ]
+
+
+def _train(
+    waiting: Mapping[int, tuple[Ready, FinalPlan, Job]], tracker: Tracker, seen: Seen
+) -> dict[tuple[int, int], str]:
+    """Run the jobs by track (an MLflow experiment each) and record what they left."""
+    ids: dict[tuple[int, int], str] = {}
+    for track in sorted({job.spec.track for _, _, job in waiting.values()}):
+        mine = {number: item for number, item in waiting.items() if item[2].spec.track == track}
+
+        def finished(number: int, run_id: str, payload: Mapping[str, Any], mine: Any = mine) -> None:
+            ready, plan, job = mine[number]
+            keep_state(tracker, run_id, job)
+            _keep_references(tracker, run_id, ready, job)
+
+        recorder = Recorder(
+            tracker, track, "final", lambda number, mine=mine: mine[number][2],  # type: ignore[misc]
+            tags=lambda number, mine=mine: _tags(*mine[number]), finished=finished, seen=seen,  # type: ignore[misc]
+        )  # fmt: skip
+        ready = next(iter(mine.values()))[0]
+        run_trials(
+            ListSearch({number: job.model_dump(mode="json") for number, (_, _, job) in mine.items()}),
+            TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready),
+            on_report=recorder.on_report, on_end=recorder.on_end,
+        )  # fmt: skip
+        for number, run_id in recorder.run_ids.items():
+            ids[(number // 1000, number % 1000)] = run_id
+            job = mine[number][2]
+            if is_done(Path(job.folder)):
+                draw_run(tracker, run_id, job, pictures=number % 1000 == 1)
+    return ids
+
+
+def _open_ledger(ready: Ready, plan: FinalPlan, job: Job) -> str:
+    """The id of the ledger entry under which this config's test side is opened; an unfinished final goes on with its own."""
+    ledger, settings = ready.home.ledger, config_hash(job.spec.model_dump(mode="json"))
+    place = {"data_hash": ready.prepared.data_hash, "split_hash": ready.split.hash}
+    looks = [
+        e for e in ledger.entries() if e["kind"] in ("final", "judge") and all(e[k] == v for k, v in place.items())
+    ]
+    mine = [e for e in looks if e["settings"] == settings]
+    if mine and mine[-1]["seeds"] == plan.seeds and not plan.force and not plan.reopen:
+        return str(mine[-1]["id"])
+    if mine and not plan.reopen:
+        raise ConfigError(
+            f"this test side was opened for these settings on {mine[-1]['date'][:10]} with {mine[-1]['seeds']} seeds",
+            str(ready.cell), 'give the reason for a second look: --reopen "why"',
+        )  # fmt: skip
+    entry = {
+        "kind": "final", "id": digest([settings, plan.seeds, place, len(looks), time.time_ns()]), "date": _now(),
+        "dataset": ready.cell.dataset, "track": ready.task.track.name, "tracks": list(ready.tracks()),
+        "method": ready.cell.method, "settings": settings, "seeds": plan.seeds, "opened_before": len(looks),
+        "reopen": plan.reopen, "source": plan.source, **place,
+    }  # fmt: skip
+    return str(ledger.append(entry)["id"])
+
+
+def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
+    """What the board tells about a run besides its numbers."""
+    entry = ready.home.ledger.find(id=job.ledger_entry)
+    return {
+        "seeds_asked": plan.seeds,
+        "tracks": ",".join(job.tracks),
+        "sweep": plan.sweep,
+        "opened_before": entry[0]["opened_before"] if entry else 0,
+        "reopened": plan.reopen or "",
+        "forced": plan.force,
+        "grades": ",".join(ready.prepared.passport.get("grades", [])),
+        "source": plan.source,
+    }
+
+
+def _keep_references(tracker: Tracker, run_id: str, ready: Ready, job: Job) -> None:
+    """The reference rows of each track, measured on the same test rows while they are open."""
+    table = ready.prepared.table
+    side = ready.split.sides_of(table)
+    train = table[(side == "train") & (table["kind"] == "mass") & (table["counterfactual_of"] == "")]
+    ceiling = getattr(data.reader(ready.cell.dataset), "ceiling", None)
+    for track in job.tracks:
+        frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
+        best = ceiling(ready.prepared.options, track) if ceiling else None
+        measured = measure_references(train, frame, best)
+        tracker.json(run_id, measured, ARTIFACT.format(track=track))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

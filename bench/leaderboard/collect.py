@@ -1,0 +1,160 @@
+"""From MLflow to the board's runs: final trainings with their frames, what they started from, and what chose them.
+
+Tags of a final run that are read (all optional): seeds_asked, tracks (served, comma-separated), sweep (run id of the
+search), opened_before, reopened (why), forced, altered, grades.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.leaderboard.references import ARTIFACT
+from bench.leaderboard.rows import SeedRun
+from bench.metrics import Frame
+from bench.tracking import Tracker
+from bench.tracking_values import RunInfo
+from data.errors import ConfigError, DataError
+
+COST = "cost/machine_seconds"
+PICTURES = "panels"  # folder of explanation panels among a run's artifacts
+
+
+def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "test") -> list[SeedRun]:
+    """Every final run, newest first, once per track that it serves. page_folder: pictures are named relative to it."""
+    required = {run.identity: run.metrics.get(COST) for run in reversed(tracker.runs(kind="requirement"))}
+    searches: dict[str, dict[str, Any]] = {}
+    found: list[SeedRun] = []
+    for info in tracker.runs(kind="final"):
+        spec = _spec(tracker, info)
+        if spec is None:
+            continue
+        sweep = info.tags.get("sweep", "")
+        if sweep and sweep not in searches:
+            searches[sweep] = _search(tracker, sweep)
+        for track in _tracks(info, side):
+            load = _loader(tracker, info, track, side)
+            found.append(
+                SeedRun(
+                    run_id=info.run_id,
+                    track=track,
+                    spec=spec,
+                    state=info.state,
+                    load=load,
+                    failure=info.tags.get("failure", ""),
+                    reason=info.tags.get("reason", ""),
+                    seconds=info.metrics.get(COST),
+                    requirements={identity: required.get(identity) for identity in spec["requirements"].values()},
+                    search=searches.get(sweep, {}),
+                    facts=_facts(info, spec),
+                    references=_json(tracker, info, ARTIFACT.format(track=track)) or {},
+                    pictures=tuple(_pictures(info, page_folder)),
+                )
+            )
+    return found
+
+
+def _spec(tracker: Tracker, info: RunInfo) -> dict[str, Any] | None:
+    """The RunSpec that the run recorded; None for one that died before it did."""
+    spec = _json(tracker, info, "config.json")
+    return {"requirements": {}, **spec} if spec and "method" in spec else None
+
+
+def _json(tracker: Tracker, info: RunInfo, artifact: str) -> dict[str, Any] | None:
+    try:
+        path = info.artifacts / artifact if info.artifacts is not None else tracker.download(info.run_id, artifact)
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (DataError, OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def _tracks(info: RunInfo, side: str) -> list[str]:
+    """Tracks that the run left frames of, or was to leave frames of."""
+    stated = [track for track in info.tags.get("tracks", "").split(",") if track]
+    if info.artifacts is not None and info.state == "complete":
+        here = sorted(path.name.removeprefix(f"{side}-") for path in (info.artifacts / "frames").glob(f"{side}-*"))
+        stated = [*stated, *(track for track in here if track not in stated)]
+    return stated or [info.track]
+
+
+def _loader(tracker: Tracker, info: RunInfo, track: str, side: str) -> partial[Frame] | None:
+    if info.state != "complete":
+        return None
+    if info.artifacts is not None and not (info.artifacts / "frames" / f"{side}-{track}").is_dir():
+        return None
+    return partial(_load, tracker, info.run_id, f"frames/{side}-{track}")
+
+
+def _load(tracker: Tracker, run_id: str, artifact: str) -> Frame:
+    return Frame.load(tracker.download(run_id, artifact))
+
+
+def _search(tracker: Tracker, sweep: str) -> dict[str, Any]:
+    """Trials and machine seconds of a search, pruned and failed trials included."""
+    trials = tracker.runs(kind="trial", parent=sweep)
+    return {"id": sweep, "trials": len(trials), "seconds": sum(trial.metrics.get(COST, 0.0) for trial in trials)}
+
+
+def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:
+    tags = info.tags
+    config = spec.get("config", {})
+    return {
+        "seeds_asked": int(tags["seeds_asked"]) if tags.get("seeds_asked", "").isdigit() else 0,
+        "opened_before": int(tags["opened_before"]) if tags.get("opened_before", "").isdigit() else 0,
+        "reopened": tags.get("reopened", ""),
+        "forced": tags.get("forced") == "True",
+        "altered": tags.get("altered") == "True",
+        "dirty": tags.get("dirty") == "True",
+        "commit": tags.get("commit", "").replace("unknown", ""),
+        "grades": [grade for grade in tags.get("grades", "").split(",") if grade] or _grades(spec),
+        "weights": config.get("weights", ""),
+        "reduced": reduced_fields(str(spec["method"]), config),
+    }
+
+
+def _grades(spec: Mapping[str, Any]) -> list[str]:
+    """The data card's grade, where the data set is known here and its grade holds for every image."""
+    import data
+
+    with contextlib.suppress(ConfigError, AttributeError, ImportError):
+        grade = str(data.reader(str(spec["dataset"])).CARD.grade)
+        return [grade] if grade != "full" else []
+    return []
+
+
+def reduced_fields(method: str, config: Mapping[str, Any]) -> list[str]:
+    """Budget fields that differ from the published ones, e.g. "width 0.125"; [] where the method is not at hand."""
+    import models
+
+    try:
+        fields = models.load(method).Config.model_fields
+    except ConfigError:
+        return []
+    changed = []
+    for name, field in fields.items():
+        extra = field.json_schema_extra
+        budget = isinstance(extra, dict) and extra.get("kind") == "budget"
+        if budget and name in config and name != "weights" and config[name] != field.get_default():
+            changed.append(f"{name} {config[name]}")
+    return changed
+
+
+def _pictures(info: RunInfo, page_folder: Path | None) -> Iterator[str]:
+    """Panels of a run as paths relative to the page, where both lie on this machine."""
+    if page_folder is None or info.artifacts is None:
+        return
+    folder = info.artifacts / PICTURES
+    for path in sorted(folder.glob("*.png")) if folder.is_dir() else ():
+        yield relative(path, page_folder)
+
+
+def relative(path: Path, start: Path) -> str:
+    """`path` as seen from the folder `start`, with forward slashes."""
+    import os
+
+    return Path(os.path.relpath(path.absolute(), start.absolute())).as_posix()

@@ -1,0 +1,214 @@
+"""The board as a table: for a terminal (rich), as CSV in long form, as Markdown and as LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.leaderboard.page import (
+    difference_text,
+    duration,
+    metric_title,
+    p_text,
+    shown_metrics,
+    write_whole,
+)
+from bench.leaderboard.rows import Board, Row
+from bench.metrics import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CSV_COLUMNS = (
+    *("track", "dataset", "subset", "method", "variant", "kind", "status", "reason", "metric", "value", "low", "high"),
+    *(
+        "n",
+        "interval",
+        "note",
+        "seeds",
+        "rank_low",
+        "rank_high",
+        "input",
+        "supervision",
+        "machine_seconds",
+        "search_seconds",
+    ),
+    *("badges", "data_hash", "split_hash", "rows_hash", "config_hash", "run_ids"),
+)
+
+
+def write_tables(board: Board, folder: Path) -> list[Path]:
+    """leaderboard.csv, .md and .tex in `folder`, each in one piece."""
+    made = {"csv": to_csv(board), "md": to_markdown(board), "tex": to_latex(board)}
+    return [write_whole(folder / f"leaderboard.{suffix}", text) for suffix, text in made.items()]
+
+
+def print_tables(board: Board, console: Console) -> None:
+    """A table per track, data set and view on the console; comparisons and what the badges say below each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not board.rows:
+        console.print("There is no final result yet; `python run_bench.py bench smoke` makes some.", markup=False)
+    for _, rows in board.tables():
+        table = Table(title=heading(rows), title_justify="left", title_style="bold", pad_edge=False)
+        for i, name in enumerate(head(rows)):
+            table.add_column(name, overflow="fold", no_wrap=i == 0)
+        previous = rows[0].kind
+        for row in rows:
+            if row.kind != previous:
+                table.add_section()
+            previous = row.kind
+            table.add_row(*(Text(cell) for cell in cells(row, rows)), style="dim" if row.kind == "reference" else "")
+        console.print(table)
+        for line in [*_comparison_lines(board, rows), *_badge_lines(rows)]:
+            console.print(f"  {line}", markup=False)
+        console.print()
+
+
+def heading(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    view = "" if first.subset == "all" else f", {first.subset}"
+    return f"{first.track} on {first.dataset}{view}"
+
+
+def head(rows: Sequence[Row]) -> list[str]:
+    return [
+        "method",
+        "rank",
+        *(metric_title(m) for m in shown_metrics(rows)),
+        "n",
+        "seeds",
+        "input",
+        "supervision",
+        "cost",
+    ]
+
+
+def cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """The row as text, in the columns of `head`. A row without numbers gives its status and reason in their place."""
+    metrics = shown_metrics(rows)
+    if row.status != "done":
+        return [row.label, "", f"{row.status.replace('-', ' ')}: {row.reason}", *[""] * (len(metrics) + 4)]
+    first = row.metrics.get(metrics[0])
+    ranks = f"{row.ranks[0]}-{row.ranks[1]}" if row.ranks else "-"
+    values = [short(row.metrics.get(name), first) for name in metrics]
+    seeds = str(row.seeds_asked) if row.kind == "method" else "-"
+    cost = duration(row.cost["machine_seconds"]) if "machine_seconds" in row.cost else "-"
+    return [row.label, ranks, *values, str(first.n if first else "-"), seeds, row.input, row.supervision, cost]
+
+
+def short(estimate: Estimate | None, beside: Estimate | None = None) -> str:
+    """ "0.831 (0.780-0.871)", with its own n where that differs from the row's."""
+    if estimate is None or estimate.value is None:
+        return "-"
+    bounds = "no interval"
+    if estimate.low is not None and estimate.high is not None:
+        bounds = f"{estimate.low:.3f}-{estimate.high:.3f}"
+    n = f"; n={estimate.n}" if beside is not None and estimate.n != beside.n else ""
+    return f"{estimate.value:.3f} ({bounds}{n})"
+
+
+def to_csv(board: Board) -> str:
+    """One line per row and metric; a row without metrics has one line with its status and reason."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for _, rows in board.tables():
+        for row in rows:
+            for name, estimate in row.metrics.items() or (("", None),):
+                writer.writerow({**_facts(row), **_numbers(name, estimate)})
+    return stream.getvalue()
+
+
+def to_markdown(board: Board) -> str:
+    parts = ["Not for clinical use. Value (95 % interval); n: rows the value rests on."]
+    for _, rows in board.tables():
+        names = head(rows)
+        lines = [f"### {heading(rows)}", "", _pipe(names), _pipe(["---"] * len(names))]
+        lines += [_pipe(cells(row, rows)) for row in rows]
+        lines += ["", *(f"- {line}" for line in [*_comparison_lines(board, rows), *_badge_lines(rows)])]
+        parts.append("\n".join(lines).rstrip())
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(board: Board) -> str:
+    """Tables for a document that loads booktabs."""
+    parts = ["% Not for clinical use. Needs \\usepackage{booktabs}."]
+    for _, rows in board.tables():
+        names = head(rows)
+        lines = ["\\begin{table}", f"\\caption{{{_tex(heading(rows))}. Value (95\\,\\% interval).}}"]
+        lines += ["\\begin{tabular}{" + "l" * len(names) + "}", "\\toprule", _row_of_tex(names), "\\midrule"]
+        for i, row in enumerate(rows):
+            if i and row.kind != rows[i - 1].kind:
+                lines.append("\\midrule")
+            lines.append(_row_of_tex(cells(row, rows)))
+        parts.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    return {
+        "track": row.track,
+        "dataset": row.dataset,
+        "subset": row.subset,
+        "method": row.method,
+        "variant": row.variant,
+        "kind": row.kind,
+        "status": row.status,
+        "reason": row.reason,
+        "seeds": row.seeds_asked if row.kind == "method" else "",
+        "rank_low": row.ranks[0] if row.ranks else "",
+        "rank_high": row.ranks[1] if row.ranks else "",
+        "input": row.input,
+        "supervision": row.supervision,
+        "machine_seconds": row.cost.get("machine_seconds"),
+        "search_seconds": row.cost.get("search_seconds"),
+        "badges": "; ".join(f"{badge.code} {badge.label}" for badge in row.badges),
+        **{f"{name}_hash": row.hashes.get(name, "") for name in ("data", "split", "rows", "config")},
+        "run_ids": " ".join(row.seeds),
+    }
+
+
+def _numbers(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    if estimate is None:
+        return {"metric": name}
+    facts = estimate.to_json()
+    return {"metric": name, "note": estimate.note, **{k: facts[k] for k in ("value", "low", "high", "n", "interval")}}
+
+
+def _comparison_lines(board: Board, rows: Sequence[Row]) -> list[str]:
+    keys = {row.key for row in rows}
+    return [
+        f"{c.a} - {c.b}: {metric_title(c.metric)} {difference_text(c.difference).replace('−', '-')}, "
+        f"p {p_text(c.p)}, Holm {p_text(c.p_holm)}{', the registered contrast' if c.planned else ''}"
+        for c in board.comparisons
+        if c.a_row in keys
+    ]
+
+
+def _badge_lines(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        if row.badges:
+            lines.append(f"{row.label}: {', '.join(f'{badge.label} ({badge.code})' for badge in row.badges)}")
+    return lines
+
+
+def _pipe(values: Sequence[str]) -> str:
+    return "| " + " | ".join(value.replace("|", "\\|").replace("\n", " ") for value in values) + " |"
+
+
+def _tex(text: str) -> str:
+    escaped = text.replace("\\", "\\textbackslash{}")
+    for character in "&%$#_{}":
+        if character not in "{}":
+            escaped = escaped.replace(character, f"\\{character}")
+    return escaped
+
+
+def _row_of_tex(values: Sequence[str]) -> str:
+    return " & ".join(_tex(value) for value in values) + " \\\\"

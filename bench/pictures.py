@@ -1,0 +1,102 @@
+"""Pictures of a finished run: curves with the tables behind them, explanation panels chosen by rule, galleries."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.config import Job
+from bench.engine.evaluate import sample_batch
+from bench.engine.run import open_data, trained
+from bench.explain import choose, draw_confusion, draw_gallery, draw_panels, draw_roc
+from bench.home import Home
+from bench.leaderboard.collect import PICTURES
+from bench.metrics import Frame
+from bench.tracking import Tracker
+from data.errors import ConfigError
+from data.samples import Samples
+
+PANELS = 6
+
+
+def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None:
+    """ROC and confusion of each track's test frame; with `pictures` also panels and galleries, into the run's artifacts."""
+    folder = Path(job.folder) / "pictures"
+    for track in job.tracks:
+        frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
+        draw_roc(frame, folder / "plots" / f"roc-{track}.svg")
+        draw_confusion(frame, folder / "plots" / f"confusion-{track}.svg")
+    tracker.artifact(run_id, folder / "plots", "plots")
+    if pictures:
+        prepared = open_data(job)
+        split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
+        method = trained(job, prepared)
+        samples = prepared.sealed(split, method.inputs(), job.spec.track, job.ledger_entry or "")
+        frame = Frame.load(Path(job.folder) / "frames" / f"test-{job.spec.track}")
+        _panels(job, method, samples, frame, folder / PICTURES, choose(frame.predictions, PANELS, seed=0))
+        tracker.artifact(run_id, folder / PICTURES, PICTURES)
+
+
+def explain_run(
+    home: Home, tracker: Tracker, run: str, records: Sequence[str]
+) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Panels of a run's validation side: of these records, or chosen by rule. The test side is not touched."""
+    info = tracker.resolve(run)
+    stored = _job_file(home, info.identity, info.kind)
+    if stored is None:
+        raise ConfigError(
+            f"run {info.run_id[:8]} ({info.kind}) left no finished state here",
+            "RUN",
+            "name a finished train, trial or final",
+        )
+    job = Job.model_validate_json(stored.read_text())
+    prepared = open_data(job)
+    split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
+    method = trained(job, prepared)
+    samples = prepared.training(split, method.inputs()).validation_for(job.spec.track)
+    frame = Frame.load(Path(job.folder) / "frames" / f"validation-{job.spec.track}")
+    ids = list(frame.predictions["record_id"])
+    unknown = [record for record in records if record not in ids]
+    if unknown:
+        raise ConfigError(f"no record {unknown[0]!r} on the validation side", "--record", f"for example {ids[0]}")
+    if records:
+        rows = [position for position, record in enumerate(ids) if record in records]
+    else:
+        rows = choose(frame.predictions, PANELS, seed=0)
+    folder = home.out / "explanations" / info.run_id[:12]
+    files = _panels(job, method, samples, frame, folder, rows)
+    shown = frame.predictions.iloc[rows]
+    return files, json.loads(shown.to_json(orient="records"))
+
+
+def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path, rows: Sequence[int]) -> list[Path]:
+    """One picture per chosen row of the frame, and the method's own galleries."""
+    where = {key: i for i, key in enumerate(zip(samples.table["record_id"], samples.table["finding_id"], strict=True))}
+    keys = [(r.record_id, r.finding_id) for r in frame.predictions.iloc[list(rows)].itertuples()]
+    batch = sample_batch(samples, method.inputs(), [where[key] for key in keys])
+    with torch.enable_grad():
+        drawn = method.explain(batch)
+    labels = [_label(frame, row) for row in rows]
+    files = draw_panels(drawn, folder, title=f"{job.spec.method}, {job.spec.track}", labels=labels)
+    for name, panels in method.artifacts().items():
+        files.append(draw_gallery(panels, folder / f"{name}.png", title=f"{job.spec.method}: {name}"))
+    return files
+
+
+def _label(frame: Frame, row: int) -> str:
+    """Truth, prediction and view of a row, in words."""
+    one = frame.predictions.iloc[row]
+    predicted = frame.classes[int(frame.predicted[row])]
+    truth = frame.classes[int(one["label"])] if int(one["label"]) >= 0 else "unknown"
+    probability = float(frame.probabilities[row].max())
+    return f"{one['record_id']} {one['laterality']} {one['view']}: truth {truth}, predicted {predicted} ({probability:.2f})"
+
+
+def _job_file(home: Home, identity: str, kind: str) -> Path | None:
+    """The job.json of a finished run of that identity."""
+    for path in sorted(home.checkpoints.glob("**/job.json")):
+        if Job.model_validate_json(path.read_text()).spec.identity == identity:
+            return path
+    return None

@@ -1,0 +1,48 @@
+"""The job `train`: one method, once, scored on its validation side."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.cluster.trials import ListSearch
+from bench.cluster.tune import run_trials
+from bench.plan import Ready
+from bench.recorder import Recorder, keep_state
+from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
+from bench.tracking import Tracker
+
+
+def run_train(ready: Ready, seed: int, tracker: Tracker, seen: Seen = lambda number, payload: None) -> dict[str, Any]:
+    """Train the cell's settings with one seed, or show the run that did; the JSON document of `train`."""
+    run_requirements(ready, ready.all_requirements(ready.base, seed), tracker, seen)
+    spec = ready.spec(ready.base, seed)
+    folder = ready.home.checkpoints / f"{spec.identity}-train"
+    job = ready.job(spec, folder, name=f"{ready.cell} seed {seed}")
+    last: dict[str, Any] = {}
+
+    def see(number: int, payload: Mapping[str, Any]) -> None:
+        last.update(payload)
+        seen(number, payload)
+
+    finished = tracker.find(spec.identity, "train")
+    recorder = Recorder(
+        tracker, spec.track, "train", lambda number: job, seen=see,
+        finished=lambda number, run_id, payload: keep_state(tracker, run_id, job) if finished is None else None,
+    )  # fmt: skip
+    if finished is not None:
+        recorder.run_ids[0] = finished.run_id
+    [ending] = run_trials(
+        ListSearch({0: job.model_dump(mode="json")}), TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready),
+        on_report=see if finished else recorder.on_report,
+        on_end=(lambda number, state, payload, failure: {}) if finished else recorder.on_end,
+    )  # fmt: skip
+    return {
+        "run_id": recorder.run_ids[0],
+        "status": ending.state,
+        "failure": ending.failure.kind if ending.failure else None,
+        "reason": ending.failure.reason if ending.failure else None,
+        "epochs": last.get("total"),
+        "metrics": last.get("estimates", {}),
+        "images_per_second": last.get("images_per_second"),
+        "checkpoint": str(Path(job.folder) / "final.pt") if ending.state == "complete" else None,
+    }
