@@ -24,7 +24,7 @@ class Benchmark:
     def __init__(self, app: "App", suite: Suite, data_root: Path | None) -> None:
         self.app, self.suite, self.root = app, suite, data_root
         self.talk = app.talk
-        self.said: dict[Cell, dict[str, Any]] = {}
+        self.said: dict[str, dict[str, Any]] = {}
 
     def run(self) -> tuple[dict[str, Any], Board]:
         """The JSON document of `bench`, and the board."""
@@ -51,12 +51,12 @@ class Benchmark:
         try:
             why = reason_against(cell)
         except ConfigError as error:
-            self.said[cell] = {**said, "status": "unavailable", "reason": str(error)}
+            self.said[cell.key] = {**said, "status": "unavailable", "reason": str(error)}
             return None
         if why is not None:
-            self.said[cell] = {**said, "status": "not-applicable", "reason": why}
+            self.said[cell.key] = {**said, "status": "not-applicable", "reason": why}
             return None
-        self.said[cell] = {**said, "status": "missing", "reason": "not run yet"}
+        self.said[cell.key] = {**said, "status": "missing", "reason": "not run yet"}
         with self.talk.progress(f"preparing {cell.dataset}") as update:
             return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
 
@@ -107,20 +107,20 @@ class Benchmark:
             run_finals(finals, tracker, meter.seen)
 
     def _failed(self, ready: Ready, failure: Failure) -> None:
-        self.said[ready.cell] |= {"status": "failed", "reason": failure.reason}
+        self.said[ready.cell.key] |= {"status": "failed", "reason": failure.reason}
         self.talk.say(f"failed: {ready.cell}: {failure.reason}")
 
     def _document(self, board: Board, page: Path, ready: list[Ready], tracker: Tracker) -> dict[str, Any]:
         found = []
-        sweeps = {one.cell: tracker.find(study_name(one), "sweep") for one in ready} if self.suite.search.trials else {}
-        for cell, said in self.said.items():
+        sweeps = {one.cell.key: tracker.find(study_name(one), "sweep") for one in ready} if self.suite.search.trials else {}
+        for key, said in self.said.items():
             rows = [
                 row
                 for row in board.rows
-                if (row.method, row.dataset, row.track) == (cell.method, cell.dataset, cell.track)
+                if (row.method, row.dataset, row.track) == (said["method"], said["dataset"], said["track"])
             ]
             mine = next((row for row in rows if row.status == "done"), rows[0] if rows else None)
-            sweep = sweeps.get(cell)
+            sweep = sweeps.get(key)
             found.append(
                 {
                     **said,

@@ -10,7 +10,9 @@ import torch
 from bench.config import Job
 from bench.engine.evaluate import sample_batch
 from bench.engine.run import open_data, trained
-from bench.explain import choose, draw_confusion, draw_gallery, draw_panels, draw_roc
+from bench.explain.choose import choose
+from bench.explain.panels import Words, draw_gallery, draw_panels
+from bench.explain.plots import save_plots
 from bench.home import Home
 from bench.leaderboard.collect import PICTURES
 from bench.metrics import Frame
@@ -19,6 +21,7 @@ from data.errors import ConfigError
 from data.samples import Samples
 
 PANELS = 6
+RULE = "chosen by rule: seeded, stratified by class and by right or wrong"
 
 
 def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None:
@@ -26,8 +29,7 @@ def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None
     folder = Path(job.folder) / "pictures"
     for track in job.tracks:
         frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
-        draw_roc(frame, folder / "plots" / f"roc-{track}.svg")
-        draw_confusion(frame, folder / "plots" / f"confusion-{track}.svg")
+        save_plots(frame, folder / "plots" / track)
     tracker.artifact(run_id, folder / "plots", "plots")
     if pictures:
         prepared = open_data(job)
@@ -78,20 +80,12 @@ def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path,
     batch = sample_batch(samples, method.inputs(), [where[key] for key in keys])
     with torch.enable_grad():
         drawn = method.explain(batch)
-    labels = [_label(frame, row) for row in rows]
-    files = draw_panels(drawn, folder, title=f"{job.spec.method}, {job.spec.track}", labels=labels)
+    words = [Words.of(frame.predictions.iloc[row], frame.classes) for row in rows]
+    title = f"{job.spec.method}, {job.spec.track}: seed {job.spec.seed}"
+    files = [draw_panels(drawn, folder / f"{job.spec.track}.png", title=title, words=words, note=RULE)]
     for name, panels in method.artifacts().items():
         files.append(draw_gallery(panels, folder / f"{name}.png", title=f"{job.spec.method}: {name}"))
     return files
-
-
-def _label(frame: Frame, row: int) -> str:
-    """Truth, prediction and view of a row, in words."""
-    one = frame.predictions.iloc[row]
-    predicted = frame.classes[int(frame.predicted[row])]
-    truth = frame.classes[int(one["label"])] if int(one["label"]) >= 0 else "unknown"
-    probability = float(frame.probabilities[row].max())
-    return f"{one['record_id']} {one['laterality']} {one['view']}: truth {truth}, predicted {predicted} ({probability:.2f})"
 
 
 def _job_file(home: Home, identity: str, kind: str) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 import models
-from bench.config import Strict, read_yaml, resolve
+from bench.config import Strict, canonical, read_yaml, resolve
 from data.errors import ConfigError
 from data.tracks import TRACKS
 
@@ -77,6 +77,11 @@ class Cell(Strict):
     @property
     def bf16(self) -> bool:
         return bool(self.budget.get("bf16", False))
+
+    @property
+    def key(self) -> str:
+        """The cell as text, to look it up by."""
+        return canonical(self.model_dump())
 
     def __str__(self) -> str:
         return f"{self.method} on {self.dataset}, {self.track}"

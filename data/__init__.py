@@ -3,10 +3,10 @@
 The registry of data sets: a file in this folder that defines CARD, Options and records is a reader.
 """
 
+import functools
 import importlib
 import pkgutil
 import re
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +19,7 @@ _CARD = re.compile(r"^CARD\b", re.MULTILINE)
 _RECORDS = re.compile(r"^def records\(", re.MULTILINE)
 
 
-@cache
+@functools.cache
 def _own_names() -> tuple[str, ...]:
     """Readers of this folder, told from their text alone: nothing is imported."""
     found = []

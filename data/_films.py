@@ -9,7 +9,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data._store import PixelSpec, create_rows, disk_errors, require_space, write_rows
 from data.errors import DataError, MachineError
@@ -331,7 +330,7 @@ def work_all(
             yield work(film, spec, folder, check)
             told(done)
         return
-    pool = ProcessPoolExecutor(min(processes, len(films)), get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(min(processes, len(films)), get_context("spawn"))
     futures: list[Future[FilmFacts]] = []
     try:
         futures = [pool.submit(work, film, spec, folder, check) for film in films]
@@ -344,7 +343,3 @@ def work_all(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)

@@ -146,12 +146,13 @@ def truths(key: FilmKey) -> tuple[Truth, ...]:
     for position, place in enumerate(_places(recipe, view)):
         patch = _lesion(recipe, view, position, key.margin_of(place.mass))
         origin = _lesion(recipe, view, position, exam_facts(recipe).masses[place.mass].margin)
+        mask, fine = _whole(patch, patch.mask, shape), _whole(patch, patch.fine, shape)
         truth = Truth(
             mass=place.mass,
             present=key.edit_of(place.mass) != "removed",
             margin=key.margin_of(place.mass),
-            mask=_whole(patch, patch.mask, shape),
-            fine=_whole(patch, patch.fine, shape),
+            mask=mask,
+            fine=fine if fine.any() else mask,  # a mass of one or two pixels has no rim of its own
             core_box=_box(_whole(origin, origin.core, shape)),
             mask_box=_box(_whole(origin, origin.mask, shape)),
         )

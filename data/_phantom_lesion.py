@@ -33,7 +33,7 @@ class LesionDraw:
     blur: float  # w of indistinct
     blur_side: float
     core_rim: float  # w of spiculated
-    spicules: np.ndarray  # (n, 6): angle, length (R), half width (R), curvature, strength, start
+    spicules: np.ndarray  # (n, 5): angle, length (R), half width (R), curvature, strength
 
 
 def draw_lesion(rng: np.random.Generator, level: str) -> LesionDraw:
@@ -52,7 +52,6 @@ def draw_lesion(rng: np.random.Generator, level: str) -> LesionDraw:
             0.035 + 0.035 * v[:count, 2],
             0.7 * (v[:count, 3] - 0.5),
             0.8 * knobs.spicules * (0.6 + 0.4 * v[:count, 4]),
-            v[:count, 5],
         ],
         axis=1,
     )
@@ -102,15 +101,15 @@ def _spicules(
     """Profile (h, w) in [0, 1] of the strongest spicule at each pixel, and the same times its strength."""
     profile, strong = np.zeros(dx.shape), np.zeros(dx.shape)
     starts = 0.85 * _radius(draw, shape, radius, draw.spicules[:, 0])
-    for (angle, length, width, bend, strength, _), start in zip(draw.spicules, starts, strict=True):
-        length_px = length * radius + start - 0.85 * start
+    for (angle, length, width, bend, strength), start in zip(draw.spicules, starts, strict=True):
+        length_px = length * radius + 0.15 * start
         half = max(width * radius, 0.55)
         along = (dx * math.cos(angle) + dy * math.sin(angle) - start) / length_px
         inside = (along > -0.05) & (along < 1)
         u = np.clip(along[inside], 0, 1)
         across = (dy * math.cos(angle) - dx * math.sin(angle))[inside] - bend * length_px * u**2
         taper = 1 - 0.55 * u
-        value = np.exp(-((across / (half * taper)) ** 2)) * (1 - u**2)
+        value = np.exp(-((across / (half * taper)) ** 2)) * (1 - u**4)
         profile[inside] = np.maximum(profile[inside], value)
         strong[inside] = np.maximum(strong[inside], strength * value)
     return profile, strong
@@ -143,7 +142,6 @@ def render_lesion(draw: LesionDraw, margin: str, shape: str, radius: float, cent
         change = draw.height * (dome * edge + strong * (1 - edge))
         mask = core | (profile > 0.35)
         fine = (profile > 0.3) & (s > -0.15)
-        fine = fine if fine.any() else core
     change = np.where(np.abs(change) < SMALLEST, 0.0, change)
     return Patch(x0, y0, change, core, mask, fine)
 

@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from data.errors import MachineError
 from data.inputs import Roi
 
-VERSION = 1  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
+VERSION = 2  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
 DONE = "DONE"
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",

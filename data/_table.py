@@ -105,6 +105,32 @@ def _plain_attributes(table: pd.DataFrame) -> pd.DataFrame:
     return table[[column for column in table.columns if column not in attributes] + attributes]
 
 
+def with_origin_labels(rows: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
+    """Counterfactuals keep the finding ids of their origin; where a film was edited, its own labels may be gone."""
+    columns = [track.column for track in TRACKS.values()]
+    labels = origins.set_index(["record_id", "finding_id"])[columns].add_prefix("origin_")
+    return rows.join(labels, on=["counterfactual_of", "finding_id"])
+
+
+def per_record(rows: pd.DataFrame, record_attributes: Sequence[str]) -> pd.DataFrame:
+    """One row per film whose findings are all known: a detection on an unlisted mass would count as false."""
+    rows = rows[rows["boxes_complete"]]
+    mass = rows["kind"] == "mass"
+    by_record = rows["record_id"]
+    first = rows.drop_duplicates("record_id").set_index("record_id")
+    summed = rows["area_px"].where(mass, 0).groupby(by_record).sum()
+    first["area_px"] = summed.reindex(first.index)
+    for column in [name for name in ("malignant", "origin_malignant") if name in rows.columns]:
+        first[column] = rows[column].groupby(by_record).max().reindex(first.index)
+    for flag in ("has_mask", "has_fine"):
+        first[flag] = (rows[flag] & mass).groupby(by_record).any().reindex(first.index)
+    first = first.assign(
+        finding_id="", lesion_id="", kind="", margin=-1, x0=-1, y0=-1, x1=-1, y1=-1, mask_hash="", fine_hash=""
+    )
+    of_findings = [c for c in first.columns if c.startswith("attr_") and c not in record_attributes]
+    return first.drop(columns=of_findings).reset_index()
+
+
 def data_hash(dataset: str, table: pd.DataFrame) -> str:
     """sha256 over the rows, whatever their order: labels, sides, boxes and content fingerprints; no path, no time."""
     rows = table.sort_values(["record_id", "finding_id"]).to_json(orient="records", double_precision=10)

@@ -1,6 +1,6 @@
 """What a method asks of the data: size, region rule, augmentation and streams. Pydantic, since configs carry parts of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,14 +15,16 @@ class Roi(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     strategy: Literal["max224", "bbox", "double_square", "double_bbox", "box_scale", "whole"] = "max224"
-    min_side: int = Field(224, ge=8, description="S of max224, film pixels")
-    scale: float = Field(1.6, gt=0, description="factor of box_scale")
-    centre: Literal["bbox", "centroid"] = Field("bbox", description="centre of the window: of the box or of the mask")
-    border: Literal["shift", "zero", "reflect"] = Field(
-        "shift", description="window outside the film: moved inside, or padded"
+    min_side: int = Field(default=224, ge=8, description="S of max224, film pixels")
+    scale: float = Field(default=1.6, gt=0, description="factor of box_scale")
+    centre: Literal["bbox", "centroid"] = Field(
+        default="bbox", description="centre of the window: of the box or of the mask"
     )
-    grey_low: float = Field(0.5, ge=0, lt=50, description="percentile of the film that becomes 0")
-    grey_high: float = Field(99.5, gt=50, le=100, description="percentile of the film that becomes 1")
+    border: Literal["shift", "zero", "reflect"] = Field(
+        default="shift", description="window outside the film: moved inside, or padded"
+    )
+    grey_low: float = Field(default=0.5, ge=0, lt=50, description="percentile of the film that becomes 0")
+    grey_high: float = Field(default=99.5, gt=50, le=100, description="percentile of the film that becomes 1")
 
 
 class Augment(BaseModel):
@@ -35,7 +37,7 @@ class Augment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     recipe: Literal["none", "turns", "window_turns", "paper002"] = "none"
     margin: float = Field(
-        1.2, ge=1, le=2, description="how much larger the cached crop is than the input (window_turns)"
+        default=1.2, ge=1, le=2, description="how much larger the cached crop is than the input (window_turns)"
     )
 
 
@@ -61,5 +63,5 @@ class Inputs:
     size: tuple[int, int]  # H, W
     target: str
     streams: tuple[Stream, ...]
-    roi: Roi = Roi()
-    augment: Augment = Augment()
+    roi: Roi = field(default_factory=Roi)
+    augment: Augment = field(default_factory=Augment)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
+from PIL import Image
 
 from data.inputs import Roi
 from data.record import Box
@@ -129,11 +128,11 @@ def cut(
     out = (_enlarged(size[0], margin), _enlarged(size[1], margin))
     pixels = np.clip((_crop(film, where).astype(np.float32) - low) / max(high - low, 1e-12), 0.0, 1.0)
     pixels = _padded(pixels, where, film.shape, roi)
-    image = np.clip(_resize(pixels, out, "bicubic"), pixels.min(), pixels.max())
+    image = np.clip(_resize(pixels, out, Image.Resampling.BICUBIC), pixels.min(), pixels.max())
     cut_masks = []
     for mask in masks:  # outside the film nothing is known to be lesion: masks are padded with 0, whatever the image is
         inside = np.pad(_crop(mask, where).astype(np.float32), _padding(where, film.shape))
-        cut_masks.append(np.clip(_resize(inside, out, "bilinear"), 0.0, 1.0))
+        cut_masks.append(np.clip(_resize(inside, out, Image.Resampling.BILINEAR), 0.0, 1.0))
     return Cut(image, cut_masks, where)
 
 
@@ -161,8 +160,8 @@ def _padded(pixels: np.ndarray, where: Box, film_shape: tuple[int, ...], roi: Ro
     return np.pad(pixels, padding)
 
 
-def _resize(pixels: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+def _resize(pixels: np.ndarray, size: tuple[int, int], filter_: Image.Resampling) -> np.ndarray:
+    """float32 (H, W) at `size`; Pillow widens its filters where it shrinks. No torch: preparing starts quickly."""
     if pixels.shape == size:
         return pixels
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None, None]
-    return interpolate(tensor, size=size, mode=mode, align_corners=False, antialias=True)[0, 0].numpy()
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((size[1], size[0]), filter_))

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data._store import PixelSpec, Rows
+from data._table import per_record, with_origin_labels
 from data.augment import augment as vary
 from data.augment import centre
 from data.batch import Batch
@@ -141,8 +142,8 @@ def side_samples(
     edited = table["counterfactual_of"] != ""
     rows = table[side.isin(list(sides)) & (edited == counterfactuals)].assign(side=side)
     if counterfactuals:
-        rows = _with_origin_labels(rows, table[~edited])
-    rows = _per_record(rows, record_attributes) if spec.unit == "image" else rows[rows["kind"] == "mass"]
+        rows = with_origin_labels(rows, table[~edited])
+    rows = per_record(rows, record_attributes) if spec.unit == "image" else rows[rows["kind"] == "mass"]
     key = ["record_id", "finding_id"]
     index = pd.read_parquet(pixels / "rows.parquet")
     rows = rows.merge(index, on=key, how="left", validate="one_to_one", sort=False)
@@ -159,32 +160,6 @@ def side_samples(
     target = TRACKS[inputs.target]
     kept = rows.drop(columns=["row", "mask_row", "fine_row"]).assign(label=rows[target.column])
     return Samples(kept.reset_index(drop=True), target, target, boxes, size=inputs.size, **arrays)
-
-
-def _with_origin_labels(rows: pd.DataFrame, origins: pd.DataFrame) -> pd.DataFrame:
-    """Counterfactuals keep the finding ids of their origin; where a film was edited, its own labels may be gone."""
-    columns = [track.column for track in TRACKS.values()]
-    labels = origins.set_index(["record_id", "finding_id"])[columns].add_prefix("origin_")
-    return rows.join(labels, on=["counterfactual_of", "finding_id"])
-
-
-def _per_record(rows: pd.DataFrame, record_attributes: Sequence[str]) -> pd.DataFrame:
-    """One row per film whose findings are all known: a detection on an unlisted mass would count as false."""
-    rows = rows[rows["boxes_complete"]]
-    mass = rows["kind"] == "mass"
-    by_record = rows["record_id"]
-    first = rows.drop_duplicates("record_id").set_index("record_id")
-    summed = rows["area_px"].where(mass, 0).groupby(by_record).sum()
-    first["area_px"] = summed.reindex(first.index)
-    for column in [name for name in ("malignant", "origin_malignant") if name in rows.columns]:
-        first[column] = rows[column].groupby(by_record).max().reindex(first.index)
-    for flag in ("has_mask", "has_fine"):
-        first[flag] = (rows[flag] & mass).groupby(by_record).any().reindex(first.index)
-    first = first.assign(
-        finding_id="", lesion_id="", kind="", margin=-1, x0=-1, y0=-1, x1=-1, y1=-1, mask_hash="", fine_hash=""
-    )
-    of_findings = [c for c in first.columns if c.startswith("attr_") and c not in record_attributes]
-    return first.drop(columns=of_findings).reset_index()
 
 
 def _boxes(row: Any, films: Any, spec: PixelSpec) -> np.ndarray:

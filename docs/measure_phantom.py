@@ -4,14 +4,21 @@ python -m docs.measure_phantom [--films 120] [--size 256] [--level standard]
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
-from data.phantom import Exams, Options, bayes_auroc, records
-from data.record import Box, Report
+from data import cbis_ddsm
+from data._phantom_anatomy import film_shape
+from data.phantom import Options, bayes_auroc, records
+from data.record import Report
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Measured = tuple[np.ndarray, list[tuple[str, Box]]]  # a film (H, W) in [0, 1], margin and box of its masses
 
 PATCH = 64
 PERCENT = (5, 25, 50, 75, 95)
@@ -58,7 +65,7 @@ def contrast(film: np.ndarray, breast: np.ndarray, box: Box) -> tuple[float, flo
     return difference, difference / max(float(ring.std()), 1e-6)
 
 
-def measure(films: Iterable[tuple[np.ndarray, list[tuple[str, Box]]]]) -> dict[str, list[float]]:
+def measure(films: Iterable[Measured]) -> dict[str, list[float]]:
     """Every statistic of the films; each film (H, W) in [0, 1] with margin and box of its masses."""
     seen: dict[str, list[float]] = {}
 
@@ -91,19 +98,46 @@ def show(seen: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
+def phantom_films(size: int, level: str, count: int) -> Iterator[Measured]:
+    """The first phantom films, grey / 255."""
+    options = Options.model_validate(
+        {"size": size, "level": level, "exams": {"train": count, "validation": 0, "test": 0}}
+    )
+    for record in islice(records(None, options, Report()), count):
+        yield record.image.read() / 255, [(str(f.margin), f.box) for f in record.findings if f.box is not None]
+
+
+def real_films(root: Path, size: int, count: int) -> Iterator[Measured]:
+    """Films of CBIS-DDSM with one mass, drawn at random, over their largest value, at the phantom's shape."""
+    listed = [
+        r for r in cbis_ddsm.records(root, cbis_ddsm.Options(films=None), Report(skip_bad=True)) if len(r.findings) == 1
+    ]
+    for index in np.random.default_rng(0).permutation(len(listed))[:count]:
+        finding = listed[index].findings[0]
+        film = listed[index].image.read().astype(np.float32)
+        height, width = film_shape(size)
+        small = Image.fromarray(film / film.max()).resize((width, height), Image.Resampling.BOX)
+        if finding.mask is None:
+            continue
+        mask = finding.mask.read()
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        y, x = height / film.shape[0], width / film.shape[1]
+        box = (columns[0] * x, rows[0] * y, (columns[-1] + 1) * x, (rows[-1] + 1) * y)
+        yield np.asarray(small), [(finding.margin or "other margins", box)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--films", type=int, default=120)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--level", choices=("easy", "standard", "hard"), default="standard")
+    parser.add_argument("--cbis-ddsm", type=Path, help="measure real films of this folder instead")
     asked = parser.parse_args()
-    options = Options(exams=Exams(train=asked.films, validation=0, test=0), level=asked.level, size=asked.size)
-    films = (
-        (record.image.read() / 255, [(str(f.margin), f.box) for f in record.findings if f.box is not None])
-        for record in islice(records(None, options, Report()), asked.films)
-    )
-    print(show(measure(films)))
-    print(f"\nbest possible AUROC for malignancy: {bayes_auroc(options):.4f}")
+    if asked.cbis_ddsm is not None:
+        print(show(measure(real_films(asked.cbis_ddsm, asked.size, asked.films))))
+        return
+    print(show(measure(phantom_films(asked.size, asked.level, asked.films))))
+    print(f"\nbest possible AUROC for malignancy: {bayes_auroc():.4f}")
 
 
 if __name__ == "__main__":

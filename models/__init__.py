@@ -47,7 +47,7 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(f"no method {name!r}", "method", f"choose one of: {', '.join(names())}")
     try:
         return importlib.import_module(f"models.{name}")
-    except Exception as error:  # noqa: BLE001  whatever a method's file raises makes it unavailable, with that reason
+    except Exception as error:
         raise ConfigError(
             f"unavailable: {type(error).__name__}: {error}", f"models/{name}.py", "mend the file"
         ) from error

@@ -96,7 +96,7 @@ def lesion_draws(z_BChw: Tensor, mask_B1HW: Tensor, rows_B: Tensor, labels_B: Te
 
     Inside: cells of which at least half are lesion, else the cell with the most. Samples without a mask give none.
     """
-    share_Bhw = F.adaptive_avg_pool2d(mask_B1HW.float(), z_BChw.shape[2:])[:, 0].cpu()
+    share_Bhw = F.adaptive_avg_pool2d(mask_B1HW.float(), (z_BChw.shape[2], z_BChw.shape[3]))[:, 0].cpu()
     draws: list[Draw] = []
     for i, row in enumerate(rows_B.tolist()):
         share = share_Bhw[i].flatten()
@@ -179,6 +179,6 @@ def logistic(x_NF: Tensor, y_N: Tensor, penalty: Literal["none", "l2"]) -> tuple
             loss.backward()
             return loss
 
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
+        optimiser.step(closure)
     weight = theta.detach()[:-1] / sd
     return weight, float(theta.detach()[-1] - weight @ mean)

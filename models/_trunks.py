@@ -121,7 +121,7 @@ def vgg16_trunk(config: MethodConfig) -> Trunk:
     and `check_weights` refuse to train it.
     """
     check_trunk(config)
-    norm = getattr(config, "norm", "none")
+    norm: Literal["none", "batch"] = getattr(config, "norm", "none")
     trunk = Trunk(config.width, getattr(config, "trunk_blocks", 5), norm, getattr(config, "input_norm", "none"))
     file = imagenet_file(norm)
     if config.weights == "imagenet" and file.is_file():

@@ -14,7 +14,8 @@ from torch import Tensor
 from data.batch import Batch
 from data.inputs import Augment, Inputs, Stream
 from models import _prototypes as proto
-from models._prototype_net import PrototypeConfig, Seen, _PrototypeNet
+from models._prototype_config import PrototypeConfig
+from models._prototype_net import Seen, _PrototypeNet
 from models.method import Card, Field, Term, term
 
 CARD = Card(

@@ -22,7 +22,7 @@ from data.tracks import TRACKS, Track
 Kind = Literal["science", "budget"]
 
 
-def Field(default: Any, *, kind: Kind = "science", description: str, **limits: Any) -> Any:  # noqa: N802
+def Field(default: Any, *, kind: Kind = "science", description: str, **limits: Any) -> Any:
     """A config field. science: decides what the method is; budget: how much is spent (a suite overlays it).
 
     description: what it is, with its equation or table, and whether the value is the paper's or ours.

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from data.inputs import Augment
-from models._prototype_net import MalHead, PrototypeConfig, Prune, _PrototypeNet
+from models._prototype_config import MalHead, PrototypeConfig, Prune
+from models._prototype_net import _PrototypeNet
 from models.method import Card, Field
 
 CARD = Card(

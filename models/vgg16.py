@@ -18,7 +18,7 @@ from data.batch import Batch
 from data.inputs import Inputs, Roi
 from models._cams import class_gradient, gradcam, gradcampp
 from models._trunks import TrunkConfig, check_weights, requirements, trunk_state, vgg16_trunk
-from models.method import Card, Field, Loss, Method, Prediction, Requirement, Stage, Task, term
+from models.method import Card, Field, Loss, Method, MethodConfig, Prediction, Requirement, Stage, Task, term
 
 CARD = Card(
     name="vgg16",
@@ -57,7 +57,7 @@ class Vgg16(Method):
     version = 1
     Config = Config
 
-    def __init__(self, config: Config, task: Task) -> None:
+    def __init__(self, config: MethodConfig, task: Task) -> None:
         super().__init__(config, task)
         self.trunk = vgg16_trunk(config)
         self.head = _head(config, self.trunk.out_channels, len(task.classes))
@@ -113,7 +113,7 @@ class Vgg16(Method):
         return {"gradcam": gradcam(a, g).clamp_min(0), "gradcampp": gradcampp(a, g).clamp_min(0)}
 
 
-def _head(config: Config, channels: int, classes: int) -> nn.Sequential:
+def _head(config: Any, channels: int, classes: int) -> nn.Sequential:
     if config.head == "pool_linear":
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
     hidden = config.hidden

@@ -1,6 +1,6 @@
 """How fast the phantom is made on one core, 256 px, two views, one rendering each (docs/phantom.md).
 
-OMP_NUM_THREADS=1 python -m perf.phantom [--exams 200] [--size 256]
+OMP_NUM_THREADS=1 .venv/bin/python -m perf.phantom [--exams 200] [--size 256]
 """
 
 import argparse

@@ -3,9 +3,15 @@
 Unmarked tests run first, then those marked `ray`, then those marked `long`, which run only with --run-long or -m long.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.toy_engine import Tiny
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,3 +40,11 @@ def local_ray() -> Iterator[object]:
 
     with attach("local", num_cpus=2) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A phantom of 32 exams, prepared once for the session."""
+    from tests.toy_engine import Tiny
+
+    return Tiny.make(tmp_path_factory.mktemp("tiny"))

@@ -204,7 +204,7 @@ def test_other_direction_is_refused(tmp_path: Path) -> None:
 
 def test_second_driver_is_refused(tmp_path: Path) -> None:
     with searching(tmp_path):
-        code = "import sys; from pathlib import Path; from tests.test_cluster import searching; searching(Path(sys.argv[1]))"
+        code = "import sys, pathlib, tests.test_cluster as t; t.searching(pathlib.Path(sys.argv[1]))"
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
         assert "this sweep is being run already" in other.stderr
         searching(tmp_path, study="another").__exit__(None, None, None)
@@ -540,3 +540,18 @@ def test_two_workers(tmp_path: Path, record: Record, local_ray: Cluster) -> None
     resumed = {**job, "epochs": 4}  # without Tune, and from the folder alone
     fit_distributed(resumed, "tests.toy_trials:train_together", workers=2, on_report=lambda p: seen.append(p["number"]))
     assert seen == [4]
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_stopped_groups_give_their_places_back(tmp_path: Path, record: Record, local_ray: Cluster) -> None:
+    """Each trial takes the whole cluster by two workers; one that is stopped early must not keep it from the next."""
+    job = {number: {"x": x, "epochs": 4, "epoch_s": 0.5} for number, x in enumerate([0.5, 0.1, 0.9])}
+    for trials in (2, 3):  # the second call finds the places of the first one's last trial free too
+        with searching(tmp_path, job=job, trials=trials) as search:
+            run_trials(
+                search, "tests.toy_trials:train_together", storage_dir=tmp_path / "ray", share=Share(workers=2),
+                scheduler="asha", on_report=record.report, on_end=record.end,
+            )  # fmt: skip
+    assert [state.name for state, _ in states(tmp_path)] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    assert all("placement_group" not in payload for _, payload in record.reports)

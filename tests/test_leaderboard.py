@@ -1,120 +1,25 @@
-"""The board: grouping of seeds, cells without numbers, badges, ranges of ranks, tables and the page."""
+"""The board: grouping of seeds, cells without numbers, badges, comparisons, ranges of ranks, and runs from MLflow."""
 
-import csv
-import html.parser
-import io
-import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from bench.leaderboard import badges, page, table
+from bench.leaderboard import badges, page
 from bench.leaderboard.build import build_board, config_hash, cost_of
 from bench.leaderboard.compare import give_ranks
 from bench.leaderboard.measure import ALL_MASSES, THREE_MARGINS
 from bench.leaderboard.references import measure_references
-from bench.leaderboard.rows import Board, Comparison, Registration, Row, SeedRun
+from bench.leaderboard.rows import Board, Comparison, Registration, Row
 from bench.metrics import Estimate, Frame, over_seeds
-from data.tracks import TRACKS
-
-N = 150
-META = {"input": "oracle ROI", "supervision": "label"}
-REGISTERED = [Registration("margin", reference="vgg16", contrast="iaia_bl", hash="abc123", date="2026-01-01")]
-
-
-def samples(track: str = "margin", n: int = N) -> pd.DataFrame:
-    rng = np.random.default_rng(3)
-    frame = pd.DataFrame({"record_id": [f"r{i}" for i in range(n)], "finding_id": [f"f{i}" for i in range(n)]})
-    frame["lesion_id"] = frame["finding_id"]
-    frame["patient"] = [f"phantom-{i // 2}" for i in range(n)]
-    frame["laterality"], frame["view"] = "L", "CC"
-    frame["margin"] = rng.integers(0, 3, n)
-    frame["malignant"] = rng.integers(0, 2, n)
-    frame["area_px"] = rng.lognormal(7, 0.3, n) + 800 * frame["malignant"]
-    if track == "malignancy":
-        frame.loc[::4, "margin"] = -1
-    return frame
-
-
-def frame_of(track: str, seed: int, skill: float, variants: tuple[str, ...] = ("default",), **meta: Any) -> Frame:
-    """A frame whose scores tell the classes apart the better the larger `skill` is."""
-    rows = samples(track)
-    labels, classes = rows[TRACKS[track].column].to_numpy(), len(TRACKS[track].classes)
-    built = []
-    for variant in variants:
-        rng = np.random.default_rng([seed, int(skill * 10), len(variant)])
-        scores = rng.normal(size=(N, classes)) + skill * np.eye(classes)[labels]
-        exponent = np.exp(scores)
-        probabilities = exponent / exponent.sum(axis=1, keepdims=True)
-        built.append(
-            Frame.build(
-                rows, track, scores, probabilities, side="test", seed=seed, variant=variant, meta={**META, **meta}
-            )
-        )
-    built[0].predictions = pd.concat([f.predictions for f in built], ignore_index=True)
-    return built[0]
-
-
-def final(method: str, seed: int, skill: float = 1.0, track: str = "margin", **changes: Any) -> SeedRun:
-    spec = {
-        "method": method,
-        "dataset": "phantom",
-        "config": {"lr": 1e-3},
-        "data_hash": "d" * 16,
-        "split_hash": "s" * 16,
-        "seed": seed,
-        "fold": 0,
-        "protocol": "holdout",
-        "requirements": {"trunk": f"pretext-{seed}"},
-    }
-    given: dict[str, Any] = {
-        "run_id": f"{method}{seed:02d}".encode().hex(),
-        "track": track,
-        "spec": spec,
-        "state": "complete",
-        "load": lambda: frame_of(track, seed, skill),
-        "seconds": 60.0,
-        "requirements": {f"pretext-{seed}": 30.0},
-        "search": {"id": f"sweep-{method}", "trials": 3, "seconds": 100.0},
-        "facts": {"seeds_asked": 5, "weights": "pretext", "reduced": ["width 0.125"], "grades": ["synthetic"]},
-    }
-    return SeedRun(**{**given, **changes})
-
-
-def five(method: str, skill: float, **changes: Any) -> list[SeedRun]:
-    return [final(method, seed, skill, **changes) for seed in range(1, 6)]
+from tests.board_samples import REGISTERED, N, final, five, frame_of, make_board, row_of, samples
 
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    """Three methods on margin, one failed, one not applicable, and references."""
-    runs = [*five("vgg16", 1.0), *five("iaia_bl", 2.2), *five("protopnet", 1.05)]
-    measured = measure_references(samples(), runs[0].load(), ceiling=0.97)  # type: ignore[misc]
-    runs[0].references = measured
-    broken = [final("gmic", seed) for seed in (1, 2, 3)]
-    broken += [final("gmic", 4, state="failed", load=None, failure="diverged", reason="loss is NaN at step 12 <b>")]
-    cells = [
-        {
-            "method": "kt",
-            "dataset": "phantom",
-            "track": "margin",
-            "status": "not-applicable",
-            "reason": "needs a teacher",
-        }
-    ]
-    return build_board(
-        [*runs, *broken], cells=cells, registrations=REGISTERED, date="2026-01-02",
-        ledger=[{"kind": "final", "date": "2026-01-02", "method": "vgg16", "track": "margin", "identity": "0123"}],
-    )  # fmt: skip
-
-
-def row_of(board: Board, method: str) -> Row:
-    return next(row for row in board.rows if row.method == method)
+    return make_board()
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -319,127 +224,6 @@ def test_rows_outside_the_labels_and_missing_intervals_are_badged() -> None:
     found = {b.code: b for b in badges.badges_of(five("vgg16", 1.0), 5, {"flagged": 0.25}, bare)}
     assert found["MB011"].label == "25% outside labels"
     assert found["MB012"].meaning == "scores do not vary"
-
-
-# ---- documents ------------------------------------------------------------------------------------------------------
-def test_the_document_is_what_the_command_line_promises(board: Board) -> None:
-    document = json.loads(json.dumps(board.to_json("leaderboard/index.html"), allow_nan=False))
-    fields = {"method", "dataset", "track", "subset", "variant", "seeds", "metrics", "input", "supervision", "cost"}
-    for row in document["rows"]:
-        assert fields | {"status", "reason", "badges", "hashes"} <= row.keys()
-        for estimate in row["metrics"].values():
-            assert {"value", "low", "high", "n", "interval"} <= estimate.keys()
-    for comparison in document["comparisons"]:
-        assert {"a", "b", "track", "metric", "difference", "p", "p_holm", "test"} <= comparison.keys()
-    assert document["page"] == "leaderboard/index.html"
-
-
-def test_csv_holds_every_metric_of_every_row(board: Board) -> None:
-    lines = list(csv.DictReader(io.StringIO(table.to_csv(board))))
-    assert len(lines) == sum(len(row.metrics) or 1 for row in board.rows)
-    one = next(line for line in lines if line["method"] == "vgg16" and line["metric"] == "auroc_mean")
-    assert float(one["value"]) == row_of(board, "vgg16").metrics["auroc_mean"].value
-    assert one["rank_low"] == "2" and one["seeds"] == "5"
-    assert next(line for line in lines if line["method"] == "gmic")["status"] == "failed"
-
-
-def test_markdown_and_latex_have_as_many_cells_as_columns(board: Board) -> None:
-    markdown = [line for line in table.to_markdown(board).splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown}) == 1
-    latex = [line for line in table.to_latex(board).splitlines() if line.endswith("\\\\")]
-    assert len({len(re.findall(r"(?<!\\)&", line)) for line in latex}) == 1
-    assert "3 of 5 seeds" in table.to_markdown(board)
-
-
-def test_the_terminal_table_says_what_the_page_says(board: Board) -> None:
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), width=220)
-    table.print_tables(board, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for expected in ("margin on phantom", "iaia_bl", "1-2", "failed: 3 of 5 seeds", "the registered contrast", "MB003"):
-        assert expected in text
-
-
-def test_files_are_written_in_one_piece(board: Board, tmp_path: Path) -> None:
-    page.write_page(board, tmp_path / "leaderboard" / "index.html")
-    table.write_tables(board, tmp_path / "leaderboard")
-    assert sorted(path.name for path in (tmp_path / "leaderboard").iterdir()) == [
-        "index.html", "leaderboard.csv", "leaderboard.md", "leaderboard.tex",
-    ]  # fmt: skip
-
-
-# ---- the page -------------------------------------------------------------------------------------------------------
-class Reader(html.parser.HTMLParser):
-    """Ids, links, sources and tags of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.tags.append(tag)
-        self.ids += [given["id"] or ""] if "id" in given else []
-        self.links += [value for name in ("href", "src") if (value := given.get(name))]
-        if tag not in ("meta", "img", "br", "line", "path", "circle", "rect"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_stands_alone(board: Board) -> None:
-    text = page.render(board)
-    read = Reader(text)
-    assert read.open == []
-    assert len(read.ids) == len(set(read.ids))
-    assert all(link.startswith("#") and link[1:] in read.ids for link in read.links)
-    assert not re.search(r"https?://|@import|url\(|src=", text)
-    assert "link" not in read.tags and "iframe" not in read.tags
-
-
-def test_the_page_says_what_it_must(board: Board) -> None:
-    text = page.render(board)
-    for expected in (
-        "Not for clinical use", "d" * 16, "s" * 16, "2026-01-02", "iaia_bl against vgg16", "abc123", "primary contrast",
-        "3 of 5 seeds", "needs a teacher", "oracle ROI", "MB003", "no average over tracks", "run_bench.py ui",
-    ):  # fmt: skip
-        assert expected in text, expected
-    assert "<b>" not in text, "text from data is escaped"
-    assert "step 12 &lt;b&gt;" in text
-
-
-def test_no_metric_stands_without_interval_and_n(board: Board) -> None:
-    text = page.render(board)
-    rows = re.findall(r'<td class="number" data-value="0\.\d+">(.*?)</td>', text)
-    assert len(rows) >= 6
-    assert all(
-        re.search(r"<small>\(\d\.\d{3}–\d\.\d{3}\)</small><small>n = \d+</small>|no interval", cell) for cell in rows
-    )
-
-
-def test_pictures_are_linked_by_relative_path_only() -> None:
-    pictures = ("../artifacts/a b.png", "/srv/secret.png", "https://elsewhere/x.png")
-    text = page.render(build_board(five("vgg16", 1.0, pictures=pictures)))
-    assert 'src="../artifacts/a%20b.png"' in text
-    assert "secret" not in text and "elsewhere" not in text
-
-
-def test_an_empty_board_says_what_to_do() -> None:
-    assert "There is no final result yet" in page.render(build_board([]))
-
-
-def test_a_page_that_cannot_be_written_is_one_line(board: Board, tmp_path: Path) -> None:
-    from data.errors import MachineError
-
-    (tmp_path / "file").write_text("")
-    with pytest.raises(MachineError, match="cannot write"):
-        page.write_page(board, tmp_path / "file" / "index.html")
 
 
 # ---- from MLflow ----------------------------------------------------------------------------------------------------

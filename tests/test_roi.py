@@ -30,7 +30,7 @@ def test_shifted_windows_lie_on_the_film_and_hold_their_box(box, roi, margin):
     x0, y0, x1, y1 = window(box, FILM, roi, margin=margin)
     for low, high, film, inner in ((x0, x1, FILM[1], box[::2]), (y0, y1, FILM[0], box[1::2])):
         if high - low <= film:
-            assert 0 <= low and high <= film
+            assert low >= 0 and high <= film
         else:  # the film is smaller: it lies within the window, in its middle
             assert low <= 0 and high >= film and abs(-low - (high - film)) <= 1
         assert low <= inner[0] and high >= inner[1]

@@ -128,6 +128,14 @@ def test_another_identity_kind_number_or_parent_is_another_run(
     assert begin(tracker, number=1) != begin(tracker, **{"number": 1, **change})
 
 
+def test_a_sweep_has_one_run_for_ever(make: Callable[..., Tracker]) -> None:
+    tracker = make()
+    sweep = begin(tracker, kind="sweep", params={"trials": 3})
+    tracker.finish(sweep, "complete")
+    assert begin(tracker, kind="sweep", params={"trials": 5}) == sweep
+    assert tracker.run(sweep).params == {"trials": "3"}
+
+
 @pytest.mark.parametrize("state", ["complete", "pruned", "failed"])
 def test_a_closed_run_stays_closed(make: Callable[..., Tracker], state: str) -> None:
     tracker = make()

@@ -97,7 +97,7 @@ def toy_config(name: str, **overrides: Any) -> MethodConfig:
             small[key] = 1
     if "trunk_blocks" in fields:
         small["trunk_blocks"] = 4
-    return config.model_validate({k: v for k, v in {**small, **overrides}.items()})
+    return config.model_validate({**small, **overrides})
 
 
 def toy_method(name: str, track: str = "margin", seed: int = 0, **overrides: Any) -> Method:
@@ -120,11 +120,14 @@ def freeze(method: Method, stage: Stage) -> list[torch.nn.Parameter]:
     return wanted
 
 
-def train(method: Method, stage: Stage, batches: Sequence[Batch], steps: int, least_lr: float = 0.0) -> list[Mapping[str, float]]:
-    """A few steps of one stage; the terms of each step."""
+def train(method: Method, stage: Stage, batches: Sequence[Batch], steps: int, plain_lr: float = 0.0) -> list[Mapping[str, float]]:
+    """A few steps of one stage; the terms of each step. plain_lr: at least this rate everywhere, and no weight decay."""
     freeze(method, stage)
     optimiser = torch.optim.Adam(
-        [{"params": list(g.parameters), "lr": max(g.lr, least_lr), "weight_decay": g.weight_decay} for g in stage.groups]
+        [
+            {"params": list(g.parameters), "lr": max(g.lr, plain_lr), "weight_decay": 0.0 if plain_lr else g.weight_decay}
+            for g in stage.groups
+        ]
     )
     batches = list(batches)
     if stage.cache is not None:

@@ -35,7 +35,7 @@ class Options(BaseOptions):
     edits: bool = False
     defect: str = "none"  # of film 3: empty, size, undecodable, outside, clipped, flat, unplaced
     log: str | None = None  # a file that gets one line per decoded film
-    kill_at: int = -1  # the film at which the process that decodes it is killed
+    killed_by: str | None = None  # a file: while it exists, the process that decodes film 20 is killed
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Block:
     part: str = "image"
     defect: str = "none"
     log: str | None = None
-    kill: bool = False
+    killed_by: str | None = None
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class Block:
             inside[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] = False
         if self.part != "image":
             return inside
-        if self.kill:
+        if self.number == 20 and self.killed_by and Path(self.killed_by).exists():
             os.kill(os.getpid(), signal.SIGKILL)
         if self.log:
             with Path(self.log).open("a") as file:
@@ -94,8 +94,8 @@ def _record(options: Options, patient: int, number: int, edited: bool = False) -
     box = (x, y + number % 2 * 10, x + int(rng.integers(6, 14)), y + 20)
     record_id = public_id(CARD.name, str(number))
     defect = options.defect if number == 3 and not edited else "none"
-    normal = (options.normals and patient % 3 == 0) or edited
-    film = Block(number, None if normal else box, "image", defect, options.log, number == options.kill_at)
+    normal = (options.normals and patient % 4 == 0) or edited
+    film = Block(number, None if normal else box, "image", defect, options.log, options.killed_by)
     margin = ("circumscribed", "indistinct", "spiculated")[patient % 3]
     finding = Finding(
         finding_id=f"{record_id}-0",
@@ -104,7 +104,9 @@ def _record(options: Options, patient: int, number: int, edited: bool = False) -
         malignant=None if edited else bool(patient % 2),
         mask=None if defect in ("unplaced", "outside") or edited else Block(number, box, "mask", defect),
         fine_mask=Block(number, box, "fine") if number % 2 and not edited else None,
-        box={"outside": (500, 500, 520, 520), "clipped": (x - 2 - x, y, x + 9, y + 20), "unplaced": None}.get(defect, box),
+        box={"outside": (500, 500, 520, 520), "clipped": (x - 2 - x, y, x + 9, y + 20), "unplaced": None}.get(
+            defect, box
+        ),
         attributes={"assessment": 3.0 + patient % 2, "shape": "oval" if patient % 2 else None},
     )
     return Record(

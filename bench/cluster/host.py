@@ -20,8 +20,6 @@ def trial(config: dict[str, Any]) -> None:
     """The Tune function. Errors of the training are reported, not raised: they are final, while a process that dies is
     started again, and the process can go on to the next trial.
     """
-    import faulthandler, signal, os
-    faulthandler.register(signal.SIGUSR2, file=open(f"/tmp/cluster/fh-{os.getpid()}", "w"), all_threads=True)
     job = json.loads(config["job"])
     folder = Path(job["folder"])
     fresh_process()

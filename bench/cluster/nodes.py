@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import ray
 from ray._private import worker as ray_worker
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from bench.cluster import ENVIRONMENT
 from data.errors import ConfigError, MachineError
@@ -157,6 +159,15 @@ def resources() -> Cluster:
     """What the attached cluster has."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Cluster(tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive))
+
+
+def free_places(group: str) -> None:
+    """Give back the places of a group of workers whose controller was ended before it could.
+
+    Ray Train leaves that to a helper that asks the dashboard, and without one the places are taken for ever: the next
+    trial of several workers would wait for them, and say nothing.
+    """
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def max_concurrent(cluster: Cluster, share: Share) -> int:

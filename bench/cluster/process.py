@@ -40,7 +40,8 @@ def fresh_process() -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # setting it imports the compiler, 5 s and more
+        torch.use_deterministic_algorithms(False)
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries that draw from the global state start from the same one

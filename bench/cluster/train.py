@@ -11,18 +11,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import ray.exceptions
 import ray.train
+import ray.util
 from ray.train.collective import barrier
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Queue
 
 from bench.cluster.failures import Failed, Failure, classify, fatal, pack, peer_lost, unpack, write_log
 from bench.cluster.lease import Lease
 from bench.cluster.process import fresh_process, load, payload_of
-from bench.cluster.trials import Payload
+from bench.cluster.trials import GROUP, Payload
 from bench.engine.worker import Worker
 
 POLL_S = 0.5
+ABORT_S = 20.0
 
 
 def fit_distributed(
@@ -38,7 +42,7 @@ def fit_distributed(
         gpus_per_worker=gpus_per_worker,
         max_failures=max_failures,
     ):
-        on_report(payload)
+        on_report({key: value for key, value in payload.items() if key != GROUP})
 
 
 def reports(
@@ -59,14 +63,20 @@ def reports(
     arguments = (config, workers, cpus_per_worker, gpus_per_worker, max_failures, errors)
     thread = threading.Thread(target=_fit, args=arguments, daemon=True)
     thread.start()
+    ending: list[Any] = []  # the controller, once it is known
     try:
         while True:
             alive = thread.is_alive()
             try:
-                yield json.loads(channel.get(timeout=POLL_S))
+                message = channel.get(timeout=POLL_S)
             except queue.Empty:
                 if not alive:
                     break
+                continue
+            if isinstance(message, str):
+                yield json.loads(message)
+            else:
+                ending.append(message)
         if note.exists():
             _raise(json.loads(note.read_text()))
         if errors:
@@ -74,11 +84,37 @@ def reports(
     finally:
         if thread.is_alive():
             _write(note, {})
-            thread.join(timeout=2 * POLL_S)
-        else:
+            _abort(channel, ending)
+            thread.join(timeout=ABORT_S)
+        if not thread.is_alive():
             note.unlink(missing_ok=True)
         channel.shutdown(force=True)
         shutil.rmtree(folder / "ray-train", ignore_errors=True)
+
+
+def _abort(channel: Queue, known: list[Any]) -> None:
+    """Have the controller end its workers and give their places back; it announces itself after the first report."""
+    try:
+        while not known:
+            message = channel.get(timeout=ABORT_S)
+            if not isinstance(message, str):
+                known.append(message)
+        known[0].abort.remote()
+    except (queue.Empty, ray.exceptions.RayError):
+        return  # it has ended; or it never got as far as a report, and the workers meet the note
+
+
+class _Announce(UserCallback):
+    """Runs in the controller's process: sends its handle to the process that reads the reports."""
+
+    def __init__(self, channel: Queue) -> None:
+        self.channel = channel
+        self.sent = False
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        if not self.sent:
+            self.sent = True
+            self.channel.put(ray.get_runtime_context().current_actor)
 
 
 def _fit(
@@ -94,6 +130,7 @@ def _fit(
             name=uuid.uuid4().hex[:8],
             storage_path=str(Path(config["job"]["folder"]) / "ray-train"),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            callbacks=[_Announce(config["channel"])],
         ),
     )
     try:
@@ -110,6 +147,7 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     fresh_process()
+    group = ray.util.get_current_placement_group()
     worker = Worker(rank=rank, world_size=context.get_world_size(), device=str(get_device()))
     try:
         with Lease(Path(job["folder"])) if rank == 0 else nullcontext() as lease:
@@ -118,7 +156,7 @@ def _worker(config: dict[str, Any]) -> None:
                 payload = payload_of(report)
                 if rank == 0 and lease is not None:
                     lease.check()
-                    config["channel"].put(json.dumps(payload))
+                    config["channel"].put(json.dumps({**payload, GROUP: group.id.hex() if group else ""}))
                 ray.train.report({"number": payload["number"]})
                 if note.exists():
                     return

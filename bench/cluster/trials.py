@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 
 from bench.cluster.failures import Failure, unpack
 
+GROUP = "placement_group"  # in a report of several workers on its way to the driver: whose places they have
 Payload = dict[str, Any]
 State = Literal["complete", "pruned", "failed"]
 OnReport = Callable[[int, Payload], None]
@@ -59,6 +60,7 @@ class Trials:
     def __init__(self) -> None:
         self.live: dict[str, int] = {}  # Tune's trial id -> number
         self.last: dict[int, Payload] = {}
+        self.groups: dict[str, str] = {}  # Tune's trial id -> placement group of its workers
         self.endings: list[Ending] = []
         self.max_concurrent = 1
         self.stopping = False
@@ -125,6 +127,8 @@ class Trials:
         if trial_id not in self.live or "payload" not in result:
             return
         payload = json.loads(result["payload"])
+        if GROUP in payload:
+            self.groups[trial_id] = payload.pop(GROUP)
         number = self.live[trial_id]
         self.last[number] = payload
         with self._guard():
@@ -139,6 +143,8 @@ class Trials:
             self.stop(unpack(json.loads(result["fatal"])))
             return
         payload = json.loads(result["payload"]) if "payload" in result else None
+        if payload is not None:
+            payload.pop(GROUP, None)
         number = self.live[trial_id]
         if "failure" in result:
             failure = Failure(result["failure"], result["reason"])

@@ -10,9 +10,10 @@ from torch import Tensor
 from bench.engine.context import seed_of
 from bench.engine.worker import Worker
 from data.batch import Batch
-from data.samples import TrainingData, batches
+from data.samples import TrainingData, batches, step_sizes
 from models.method import Method, Stage
 
+LONGEST_STEP = 2**32
 FIELDS = ("has_mask", "has_fine", "label", "margin", "malignant", "stream", "index")
 
 
@@ -32,7 +33,7 @@ class CachedStream:
         method.eval()
         parts: list[dict[str, Tensor]] = []
         with torch.no_grad():
-            for batch in batches(
+            drawn = batches(
                 data.train,
                 data.inputs,
                 stage.streams[:1],
@@ -43,13 +44,16 @@ class CachedStream:
                 world=worker.world_size,
                 augment=True,
                 shuffle=True,
-            ):
+            )
+            for step, batch in enumerate(drawn):
                 made = stage.cache(batch.to(worker.torch_device))
                 part = {f"cached/{name}": value.cpu() for name, value in made.items()}
+                place = torch.arange(len(batch)) * worker.world_size + worker.rank  # a step is dealt out in turn
+                part["place"] = place + step * LONGEST_STEP
                 parts.append(part | {name: getattr(batch, name).cpu() for name in FIELDS})
         shares = worker.gather({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         whole = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
-        order = torch.argsort(whole["index"], stable=True)
+        order = torch.argsort(whole["place"])
         whole = {name: value[order] for name, value in whole.items()}
         per_step = next(s.per_step for s in data.inputs.streams if s.name == stage.streams[0])
         return cls(
@@ -63,9 +67,8 @@ class CachedStream:
         """This worker's batches of one epoch, shuffled."""
         n = len(self.fields["label"])
         order = np.random.default_rng(seed_of(seed, "cached", position, epoch)).permutation(n)
-        for start in range(0, n, self.per_step):
-            step = order[start : start + self.per_step]
-            mine = torch.from_numpy(np.array_split(step, self.worker.world_size)[self.worker.rank])
+        for step in np.split(order, np.cumsum(step_sizes(n, self.per_step))[:-1]):
+            mine = torch.from_numpy(step[self.worker.rank :: self.worker.world_size])
             if len(step) < self.worker.world_size:
                 return  # fewer samples than workers: no step that all could take part in
             empty = torch.empty(len(mine), 1, 0, 0)

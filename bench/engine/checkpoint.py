@@ -4,6 +4,7 @@ A checkpoint is one file, so that it can be replaced in one rename; a reader tha
 """
 
 import os
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
     """What `replace` wrote; DataError when the file is damaged."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise DataError(
-            "checkpoint cannot be read", path.name, "delete it; the run starts again from what is left"
+            "checkpoint cannot be read",
+            f"{path.parent.name}/{path.name}",
+            "delete it; the run starts again from what is left",
         ) from error
 
 

@@ -1,6 +1,7 @@
 """From a method and samples to a frame: predictions, maps, evidence and masks, and nothing that needs the model again."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,23 @@ def predictions_frame(
     method: Method, samples: Samples, inputs: Inputs, track: str, worker: Worker, settings: Any
 ) -> Frame:
     """Scores and probabilities alone: what an epoch's validation needs."""
-    rows = [
-        _rows(samples, batch, method.predict(batch, track), track, "validation", settings.seed, 0, "default")
-        for batch in _eval_batches(samples, inputs, worker, settings)
-    ]
+    with _reading(worker, settings):
+        rows = [
+            _rows(samples, batch, method.predict(batch, track), track, "validation", settings.seed, 0, "default")
+            for batch in _eval_batches(samples, inputs, worker, settings)
+        ]
     return Frame(pd.concat(rows, ignore_index=True), {"track": track, "classes": list(TRACKS[track].classes)})
 
 
-@torch.no_grad()
 def evaluate(job: Job, method: Method, samples: Samples, track: str, side: str, worker: Worker, settings: Any) -> Frame:
     """Everything that metrics and pages may ask of this run later: one row per sample and variant, maps of the true and
     of the predicted class, one per prototype of these classes, and the masks they are judged by."""
     method.eval()
+    with _reading(worker, settings):
+        return _read(job, method, samples, track, side, worker, settings)
+
+
+def _read(job: Job, method: Method, samples: Samples, track: str, side: str, worker: Worker, settings: Any) -> Frame:
     inputs = method.inputs()
     rows: list[pd.DataFrame] = []
     maps, evidence_rows, order = MapBuilder(), [], []
@@ -67,14 +73,19 @@ def evaluate(job: Job, method: Method, samples: Samples, track: str, side: str, 
 
 
 def _eval_batches(samples: Samples, inputs: Inputs, worker: Worker, settings: Any) -> Iterator[Batch]:
-    with torch.no_grad():
-        for batch in batches(
-            samples, inputs, (inputs.streams[0].name,), seed=0, stage="evaluation", epoch=0,
-            augment=False, shuffle=False, batch_size=settings.eval_batch,
-        ):  # fmt: skip
-            batch = batch.to(worker.torch_device)
-            with torch.autocast(worker.torch_device.type, torch.bfloat16, enabled=settings.bf16):
-                yield batch
+    """All samples in table order: the first stream of training may hold a part of them, evaluation reads every one."""
+    for batch in batches(
+        samples, inputs, (), seed=0, stage="evaluation", epoch=0, augment=False, shuffle=False,
+        batch_size=settings.eval_batch,
+    ):  # fmt: skip
+        yield batch.to(worker.torch_device)
+
+
+@contextmanager
+def _reading(worker: Worker, settings: Any) -> Iterator[None]:
+    """No gradients, and the precision of training."""
+    with torch.no_grad(), torch.autocast(worker.torch_device.type, torch.bfloat16, enabled=settings.bf16):
+        yield
 
 
 def _rows(
@@ -96,7 +107,7 @@ def _add_maps(
     own = track == method.task.track.name  # a further track's classes are not those that the maps are made for
     seen = prediction if own else method.predict(batch, method.task.track.name)
     predicted = seen.probabilities.argmax(dim=1)
-    truth = torch.as_tensor(table[TRACKS[track].column].to_numpy(), device=predicted.device)
+    truth = torch.tensor(table[TRACKS[track].column].to_numpy(np.int64), device=predicted.device)
     with torch.enable_grad():
         of_predicted = {name: value.detach() for name, value in method.maps(batch, predicted).items()}
         of_true = method.maps(batch, truth.clamp_min(0)) if own else {}
@@ -177,6 +188,7 @@ def _meta(job: Job, method: Method, track: str, side: str) -> dict[str, Any]:
         "versions": spec.versions,
         "input": "whole image" if TRACKS[spec.track].unit == "image" else "oracle ROI",
         "supervision": method.supervision,
+        "variant_maps": {variant.name: variant.map for variant in method.variants() if variant.map is not None},
         "ledger_entry": job.ledger_entry,
     }
 
@@ -185,7 +197,7 @@ def sample_batch(samples: Samples, inputs: Inputs, positions: list[int]) -> Batc
     """These samples as one batch, as evaluation sees them."""
     chosen = samples.select(positions)
     [batch] = batches(
-        chosen, inputs, (inputs.streams[0].name,), seed=0, stage="evaluation", epoch=0,
-        augment=False, shuffle=False, batch_size=max(1, len(positions)),
+        chosen, inputs, (), seed=0, stage="evaluation", epoch=0, augment=False, shuffle=False,
+        batch_size=max(1, len(positions)),
     )  # fmt: skip
     return batch

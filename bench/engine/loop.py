@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,8 +25,8 @@ from bench.engine.worker import Worker
 from bench.metrics import quick
 from bench.metrics.estimate import Estimate
 from data.batch import Batch
-from data.samples import TrainingData, batches
-from models.method import Loss, Method, Stage
+from data.samples import TrainingData, batches, steps_per_epoch
+from models.method import Group, Loss, Method, Stage
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class _Run:
                 )
             )
             terms, images = self._train_epoch(model, stage, key, epoch, optimiser, source)
+            self._agree()
             progress.epoch = epoch + 1
             progress.epochs[key] = progress.epochs.get(key, 0) + 1
             yield self._report(stage, epoch + 1, terms, images, started)
@@ -131,16 +134,15 @@ class _Run:
         steps = list(source) if stage.cache else source
         sums: dict[str, Tensor] = {}
         images = count = 0
-        expected = self._steps_per_epoch(stage, steps)
+        summed: set[str] = set()
+        expected = len(steps) if isinstance(steps, list) else self._steps_per_epoch(stage)
         for batch in steps:
             batch = batch.to(device)
             self._set_rates(optimiser, stage, key, progress.epochs.get(key, 0) + count / expected)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
                 loss: Loss = model(batch, stage)
-            total = self._total(loss)
-            if not math.isfinite(total.item()):
-                values = ", ".join(f"{name} {term.value.item():.4g}" for name, term in loss.items())
-                raise Diverged(f"stage {stage.name}, epoch {epoch + 1}, step {count + 1}: {values}")
+            share = self._share(loss, len(batch), f"stage {stage.name}, epoch {epoch + 1}, step {count + 1}")
+            total = self._total(loss, share)
             optimiser.zero_grad(set_to_none=True)
             total.backward()
             if stage.clip_norm > 0:
@@ -148,17 +150,47 @@ class _Run:
             optimiser.step()
             progress.steps[key] = progress.steps.get(key, 0) + 1
             for name, one in loss.items():
-                sums[name] = sums.get(name, torch.zeros((), device=device)) + one.value.detach().float()
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + one.value.detach().float() * (
+                    1 if one.reduction == "sum" else share
+                )
+                summed |= {name} if one.reduction == "sum" else set()
             images += len(batch)
             count += 1
-        return {name: (value / max(count, 1)).item() for name, value in sums.items()}, float(images)
+        means = self.worker.gather({name: (value / max(count, 1)).item() for name, value in sums.items()})
+        world = self.worker.world_size
+        terms = {name: sum(m[name] for m in means) / (1 if name in summed else world) for name in sums}
+        return terms, float(sum(self.worker.gather(images)))
 
-    def _total(self, loss: Loss) -> Tensor:
+    def _share(self, loss: Loss, samples: int, where: str) -> float:
+        """What this worker's mean over its samples counts in the mean over all workers' samples, times their number.
+
+        Raises Diverged on every worker when a loss is not finite on one of them.
+        """
+        total = self._total(loss, 1.0).item()
+        values = "" if math.isfinite(total) else ", ".join(f"{name} {t.value.item():.4g}" for name, t in loss.items())
+        if self.worker.world_size == 1:
+            if values:
+                raise Diverged(f"{where}: {values}")
+            return 1.0
+        told = torch.tensor([float(samples), float(bool(values))], device=self.worker.torch_device)
+        dist.all_reduce(told)
+        if told[1].item():
+            raise Diverged(f"{where}: {next(one for one in self.worker.gather(values) if one)}")
+        return samples * self.worker.world_size / told[0].item()
+
+    def _total(self, loss: Loss, share: float) -> Tensor:
         """weight x value of all terms. Workers' gradients are averaged, so a term summed over samples counts N times."""
         parts = [
-            one.value * one.weight * (self.worker.world_size if one.reduction == "sum" else 1) for one in loss.values()
+            one.value * one.weight * (self.worker.world_size if one.reduction == "sum" else share)
+            for one in loss.values()
         ]
         return torch.stack([part.float() if part.dtype == torch.bfloat16 else part for part in parts]).sum()
+
+    def _agree(self) -> None:
+        """Buffers (running statistics of batch norm) of rank 0 on every worker, so that all judge the same model."""
+        if self.worker.world_size > 1:
+            for buffer in self.method.buffers():
+                dist.broadcast(buffer, 0)
 
     # ---- optimisers ---------------------------------------------------------------------------------------------
     def _freeze(self, stage: Stage) -> None:
@@ -168,13 +200,17 @@ class _Run:
             parameter.grad = None
 
     def _optimiser(self, stage: Stage, key: str) -> torch.optim.Adam:
+        """The Adam of this key, with the groups of every stage that shares it; what a stage does not train is frozen."""
         if key not in self.optimisers:
-            self.optimisers[key] = torch.optim.Adam(
-                [
-                    {"params": list(g.parameters), "lr": g.lr, "base_lr": g.lr, "weight_decay": g.weight_decay}
-                    for g in stage.groups
-                ]
-            )
+            groups: list[dict[str, object]] = []
+            seen: set[int] = set()
+            for one in [stage] if stage.optimiser is None else [s for s in self.stages if s.optimiser == key]:
+                for group in one.groups:
+                    new = [p for p in group.parameters if id(p) not in seen]
+                    seen |= {id(p) for p in new}
+                    if new:
+                        groups.append({"params": new, "lr": group.lr, "weight_decay": group.weight_decay})
+            self.optimisers[key] = torch.optim.Adam(groups)
             if key in self.progress.optimisers:
                 self.optimisers[key].load_state_dict(self.progress.optimisers[key])
         return self.optimisers[key]
@@ -183,29 +219,31 @@ class _Run:
         factor = stage.schedule(epochs) if stage.schedule else 1.0
         if stage.warmup_steps:
             factor *= min(1.0, (self.progress.steps.get(key, 0) + 1) / stage.warmup_steps)
-        for group in optimiser.param_groups:
-            group["lr"] = group["base_lr"] * factor
+        owner: dict[int, Group] = {id(p): group for group in stage.groups for p in group.parameters}
+        for settings in optimiser.param_groups:
+            group = owner.get(id(settings["params"][0]))
+            if group is not None:
+                settings["lr"], settings["weight_decay"] = group.lr * factor, group.weight_decay
 
-    def _steps_per_epoch(self, stage: Stage, steps: object) -> int:
-        if isinstance(steps, list):
-            return max(1, len(steps))
-        stream = next(s for s in self.data.inputs.streams if s.name == stage.streams[0])
-        return max(1, math.ceil(self.data.train.epoch_length(stream) / stream.per_step))
+    def _steps_per_epoch(self, stage: Stage) -> int:
+        return max(1, steps_per_epoch(self.data.train, self.data.inputs, stage.streams))
 
     # ---- reading ------------------------------------------------------------------------------------------------
-    def _validate(self) -> dict[str, Estimate]:
+    def _validate(self, where: str) -> dict[str, Estimate]:
         track = self.data.inputs.target
         self.method.eval()
         frame = predictions_frame(
             self.method, self.data.validation, self.data.inputs, track, self.worker, self.settings
         )
+        if not np.isfinite(frame.scores).all():
+            raise Diverged(f"{where}: a validation score is not finite")
         return {f"validation/{name}": estimate for name, estimate in quick(frame).items()}
 
     def _report(
         self, stage: Stage, epoch: int, terms: dict[str, float], images: float, started: float, final: bool = False
     ) -> EpochReport:
         spent = time.monotonic() - started
-        metrics = self._validate()
+        metrics = self._validate(f"stage {stage.name}, epoch {epoch}")
         value = metrics[self.settings.select].value if self.settings.select in metrics else None
         progress = self.progress
         best = -math.inf if progress.best_value is None else progress.best_value
@@ -222,7 +260,7 @@ class _Run:
             selectable=bool(epoch) and stage.selectable,
             terms=terms,
             metrics=metrics,
-            images_per_second=images * self.worker.world_size / spent if images and spent > 0 else 0.0,
+            images_per_second=images / spent if images and spent > 0 else 0.0,
             seconds=time.monotonic() - started,
             system=system_figures(self.worker.device),
             final=final,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from bench.engine.loop import Settings, fit
 from bench.engine.report import EpochReport
 from bench.engine.worker import Worker, best_device
 from data.cache import Prepared
-from data.errors import LeakError
+from data.errors import DataError, LeakError
 from data.split import Split
 from models.method import Method, Task
 
@@ -66,6 +67,8 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
     job = Job.model_validate(job)
     folder = Path(job.folder)
     if is_done(folder):
+        if worker is None or worker.rank == 0:
+            _add_frames(job, folder, worker or Worker(device=best_device()))
         yield Finished(json.loads((folder / LAST).read_text()))
         return
     worker = worker or Worker(device=best_device())
@@ -75,9 +78,10 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
     split = prepared.split(spec.protocol, spec.split_seed, spec.fold)
     if (prepared.data_hash, split.hash) != (spec.data_hash, spec.split_hash):
         raise LeakError("the prepared data are not those that this run was planned on", spec.dataset, "run it again")
+    ancestors = _ancestors(job, split)
     method = build(job, prepared)
     data = prepared.training(split, method.inputs())
-    lineage = _lineage(job, data.train.table, split)
+    lineage = _lineage(ancestors, data.train.table)
     settings = Settings(seed=spec.seed, select=job.select, bf16=spec.bf16, loader_workers=job.loader_workers)
     resume = folder if (folder / checkpoint.NAME).is_file() else None
     spent = _spent(folder)
@@ -136,38 +140,61 @@ def _finish(
     _write_json(folder / LINEAGE, lineage)
     _write_json(folder / "job.json", json.loads(job.model_dump_json()))
     inputs = method.inputs()
-    for track in job.tracks or (job.spec.track,):
-        validation = prepared.training(split, inputs).validation_for(track)
-        evaluate(job, method, validation, track, "validation", worker, settings).save(
-            folder / "frames" / f"validation-{track}"
-        )
-        if job.ledger_entry is not None:
+    for side, track in _wanted_frames(job):
+        if side == "test":
             _refuse_seen(split, lineage, ("test",), job.spec.method)
-            samples = prepared.sealed(split, inputs, track, job.ledger_entry)
-            evaluate(job, method, samples, track, "test", worker, settings).save(folder / "frames" / f"test-{track}")
+            samples = prepared.sealed(split, inputs, track, job.ledger_entry or "")
+        else:
+            samples = prepared.training(split, inputs).validation_for(track)
+        evaluate(job, method, samples, track, side, worker, settings).save(folder / "frames" / f"{side}-{track}")
 
 
-def _lineage(job: Job, train_table: Any, split: Split) -> dict[str, list[str]]:
-    """Hashes of every patient and image that this state will have learnt from, its ancestors' included."""
-    seen = {"patients": set(train_table["patient"]), "images": set(train_table["image_hash"])}
+def _wanted_frames(job: Job) -> list[tuple[str, str]]:
+    """(side, track) of the frames that a job leaves: of the test side where it holds a ledger entry."""
+    sides = ("validation", "test") if job.ledger_entry is not None else ("validation",)
+    return [(side, track) for track in job.tracks or (job.spec.track,) for side in sides]
+
+
+def _add_frames(job: Job, folder: Path, worker: Worker) -> None:
+    """Frames that a finished run was not asked for when it ran: as a requirement it had no ledger entry."""
+    if all((folder / "frames" / f"{side}-{track}" / "frame.json").is_file() for side, track in _wanted_frames(job)):
+        return
+    prepared = open_data(job)
+    split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
+    lineage = json.loads((folder / LINEAGE).read_text())
+    settings = Settings(seed=job.spec.seed, select=job.select, bf16=job.spec.bf16)
+    _finish(job, folder, trained(job, prepared, worker.device), prepared, split, lineage, settings, worker)
+
+
+def _ancestors(job: Job, split: Split) -> list[dict[str, list[str]]]:
+    """Lineages of the runs that this one starts from; LeakError where one has seen a side that judges this run."""
+    found = []
     for name, folder in job.requirements.items():
-        ancestor = json.loads((Path(folder) / LINEAGE).read_text())
-        _refuse_seen(split, ancestor, ("validation", "test"), name)
-        for kind in seen:
-            seen[kind] |= set(ancestor[kind])
-    return {kind: sorted(values) for kind, values in seen.items()}
+        path = Path(folder) / LINEAGE
+        if not path.is_file():
+            raise DataError("the run that this one starts from is not finished", f"{name}, {path.parent.name}", "run it first")
+        found.append(json.loads(path.read_text()))
+        _refuse_seen(split, found[-1], ("validation", "test"), name)
+    return found
+
+
+def _lineage(ancestors: list[dict[str, list[str]]], train_table: pd.DataFrame) -> dict[str, list[str]]:
+    """Hashes of every patient and image that this state will have learnt from, its ancestors' included."""
+    own = {"patients": set(train_table["patient"]), "images": set(train_table["image_hash"])}
+    return {kind: sorted(seen.union(*(ancestor[kind] for ancestor in ancestors))) for kind, seen in own.items()}
 
 
 def _refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, ...], name: str) -> None:
     """LeakError when the lineage meets these sides (STATISTICS, section 5)."""
     rows = split.table[split.table["side"].isin(sides)]
-    common = set(rows["patient"]) & set(lineage["patients"])
-    if common:
-        raise LeakError(
-            f"{len(common)} patients of {' and '.join(sides)} were in the training of this state or its ancestors",
-            name,
-            "train the ancestor on this split's training side",
-        )
+    for kind, column in (("patients", "patient"), ("images", "image_hash")):
+        common = set(rows[column]) & set(lineage[kind])
+        if common:
+            raise LeakError(
+                f"{len(common)} {kind} of {' and '.join(sides)} were in the training of this state or its ancestors",
+                name,
+                "train the ancestor on this split's training side",
+            )
 
 
 def _spent(folder: Path) -> float:

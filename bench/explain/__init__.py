@@ -1,0 +1,1 @@
+"""Arrays in, figures out: explanation panels, galleries of prototypes, ROC and confusion plots (docs/explanations.md)."""

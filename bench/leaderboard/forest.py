@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bench.leaderboard.rows import Row, primary
 
-WIDTH, NAMES, VALUES, LINE, TOP = 860, 250, 170, 24, 14
+WIDTH, NAMES, VALUES, LINE, TOP = 900, 290, 170, 24, 14
 
 
 def forest(rows: Sequence[Row], metric: str) -> str:
@@ -44,7 +44,7 @@ def _line(row: Row, y: float, x, limits: tuple[float, float]) -> list[str]:  # t
     estimate = primary(row)
     assert estimate is not None and estimate.value is not None
     kind = row.kind
-    name = row.label if len(row.label) <= 38 else row.label[:37] + "…"
+    name = row.label if len(row.label) <= 40 else row.label[:39] + "…"
     parts = [f'<text x="{NAMES - 12}" y="{y + 4:.1f}" text-anchor="end" class="{kind}">{html.escape(name)}</text>']
     text = f"{estimate.value:.3f} (no interval)"
     if estimate.low is not None and estimate.high is not None:

@@ -36,6 +36,7 @@ QUESTIONS = {
     "malignancy": "Is this mass malignant? AUROC.",
     "detection": "Does this image show a mass? AUROC over images.",
 }
+OPENINGS = ("final", "judge")  # kinds of ledger entries that open a test side (STATISTICS, section 5)
 LEDGER_COLUMNS = ("date", "kind", "dataset", "track", "method", "identity", "entry", "why", "hash")
 
 
@@ -72,6 +73,7 @@ def render(board: Board) -> str:
         board=board,
         sections=[_section(i, rows, board) for i, (_, rows) in enumerate(board.tables())],
         codes=CODES,
+        openings=sum(entry.get("kind") in OPENINGS for entry in board.ledger),
         ledger_columns=[name for name in LEDGER_COLUMNS if name in seen] or sorted(seen),
     )
 
@@ -125,7 +127,7 @@ def _mine(comparisons: Sequence[Comparison], row: Row) -> list[Comparison]:
 
 def _rank_sentence(rows: Sequence[Row]) -> str:
     if any(row.ranks for row in rows):
-        return "rank is a range, from the number of methods significantly better to the number significantly worse."
+        return "rank is a range, from 1 + the number of methods significantly better to n − the number significantly worse."
     notes = list(dict.fromkeys(row.rank_note for row in rows if row.kind == "method" and row.rank_note))
     return f"no row is ranked ({'; '.join(note.removeprefix('not ranked: ') for note in notes)})."
 
@@ -180,8 +182,13 @@ def _cell(estimate: Estimate | None) -> dict[str, Any]:
         return {"value": "–", "interval": estimate.note if estimate else "", "n": 0, "sort": ""}
     bounds = "no interval"
     if estimate.low is not None and estimate.high is not None:
-        bounds = f"({estimate.low:.3f}–{estimate.high:.3f})"
-    return {"value": f"{estimate.value:.3f}", "interval": bounds, "n": estimate.n, "sort": estimate.value}
+        bounds = f"({estimate.low:.3f}–{estimate.high:.3f})".replace("-", "−")
+    return {
+        "value": f"{estimate.value:.3f}".replace("-", "−"),
+        "interval": bounds,
+        "n": estimate.n,
+        "sort": estimate.value,
+    }
 
 
 def _metric(name: str, estimate: Estimate) -> dict[str, Any]:

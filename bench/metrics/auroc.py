@@ -51,11 +51,19 @@ def part(frame: Frame, only: str | None = None) -> Part:
     A class without positives or negatives is left out, and the note says how many were used.
     """
     frame = frame.labelled()
-    labels, folds = frame.labels, frame.predictions["fold"].to_numpy()
     tasks = {name: task for name, task in problems(frame).items() if only in (None, name)}
     if not tasks:
         raise NotComputableError(f"the track {frame.track} has no class {only!r} of its own problem")
-    names, position = by_patient(frame.predictions["patient"].to_numpy())
+    table = frame.predictions
+    return part_of(tasks, frame.labels, table["patient"].to_numpy(), table["fold"].to_numpy())
+
+
+def part_of(
+    tasks: dict[str, tuple[int, np.ndarray]], labels: np.ndarray, patients: np.ndarray, folds: np.ndarray | None = None
+) -> Part:
+    """`part` from arrays: tasks as `problems` gives them; labels, patients and folds (N)."""
+    folds = np.zeros(len(labels), dtype=np.int64) if folds is None else folds
+    names, position = by_patient(patients)
     psi, values, bounds = np.zeros(len(names)), [], []
     left_out: set[str] = set()
     reason, runs = "", np.unique(folds)
@@ -76,12 +84,9 @@ def part(frame: Frame, only: str | None = None) -> Part:
             bound, few = _independent(position[here], positive)
             bounds.append(bound)
             reason = reason or (f"{name}: fewer than 2 patients on one side" if few else "")
-    note = (
-        f"{len(tasks) - len(left_out)} of {len(tasks)} classes used; left out: {', '.join(sorted(left_out))}"
-        if left_out
-        else ""
-    )
+    used = f"{len(tasks) - len(left_out)} of {len(tasks)} classes used; left out: {', '.join(sorted(left_out))}"
     strata = label_strata(position, labels, len(names))
+    note = used if left_out else ""
     return Part(float(np.mean(values)), names, psi, strata, len(labels), note, open=reason, bound=min(bounds))
 
 

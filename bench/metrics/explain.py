@@ -19,6 +19,8 @@ Of = Literal["true", "predicted"]
 Average = Literal["pairs", "images"]
 _CHUNK = 8_000_000  # pixels held as float64 at a time
 
+NEARLY_PERFECT = 0.98  # above it the skill's denominator is too small to divide by
+
 
 def interpolation(cells: int, pixels: int) -> np.ndarray:
     """(pixels, cells) weights of linear interpolation with half-pixel centres, the edge repeated."""
@@ -192,6 +194,8 @@ def skill(frame: Frame, scale: Scale, of: Of = "true") -> Part:
     names = [name for name in ("share", "centre", "brightness", "sobel") if f"{name}_{scale}" in pairs.columns]
     means = {name: float(pairs[f"{name}_{scale}"].mean()) for name in names}
     best = max(means, key=lambda name: means[name])
+    if means[best] > NEARLY_PERFECT:  # nothing is left to be skilful in: the ratio would be noise over noise
+        raise NotComputableError(f"the blind map {best} already reaches {means[best]:.3f}")
 
     def value(totals: np.ndarray) -> np.ndarray:
         own = totals[..., 0] / totals[..., -1]

@@ -1,0 +1,137 @@
+"""ROC curves and confusion matrix of a frame, each as SVG beside the CSV that it was drawn from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bench.explain.panels import WARNING
+from bench.metrics import Estimate, Frame, confusion, quick
+from data.errors import MachineError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours with a dash of their own: told apart by the colour-blind and in grey.
+STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#000000", (0, (3, 1, 1, 1))))
+
+
+def roc_table(frame: Frame) -> pd.DataFrame:
+    """Points of each class against the rest: class, threshold, false_positive_rate, true_positive_rate."""
+    from sklearn.metrics import roc_curve
+
+    rows = frame.labelled()
+    parts = []
+    for i in _curves(rows):
+        positive = rows.labels == i
+        if positive.any() and not positive.all():
+            fpr, tpr, thresholds = roc_curve(positive, rows.scores[:, i], drop_intermediate=True)
+            points = {"threshold": thresholds, "false_positive_rate": fpr, "true_positive_rate": tpr}
+            parts.append(pd.DataFrame({"class": rows.classes[i], **points}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["class"])
+
+
+def plot_roc(frame: Frame) -> Figure:
+    """One curve per class against the rest, its AUROC with the interval in the legend."""
+    figure, axes = _axes((5.4, 5.6))
+    table, found = roc_table(frame), quick(frame)
+    for (name, points), (colour, dash) in zip(table.groupby("class", sort=False), STYLES, strict=False):
+        estimate = found.get(f"auroc_{name}") or found.get("auroc_mean")
+        axes.plot(
+            points["false_positive_rate"], points["true_positive_rate"], color=colour, ls=dash, lw=1.8,
+            label=f"{name}: {_estimate(estimate)}", drawstyle="default",
+        )  # fmt: skip
+    axes.plot([0, 1], [0, 1], color="#999999", lw=0.8, label="chance: 0.5")
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="false positive rate", ylabel="true positive rate")
+    axes.legend(loc="lower right", fontsize=8, title="AUROC against the rest (95 % interval)", title_fontsize=8)
+    mean = f"Mean AUROC {_estimate(found.get('auroc_mean'))}. " if len(frame.classes) > 2 else ""
+    _caption(figure, axes, frame, "ROC", mean, found.get("auroc_mean"))
+    return figure
+
+
+def plot_confusion(frame: Frame) -> Figure:
+    """Counts with the share of each true class; the grey scale is the share, the same in every plot."""
+    table, found = confusion(frame), quick(frame)
+    counts = table.to_numpy(dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _axes((5.4, 5.4))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(shares):
+        text = f"{int(counts[i, j])}\n{share:.0%}"
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if share > 0.55 else "black")
+    names = [str(name) for name in table.columns]
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), [str(name) for name in table.index], fontsize=8, rotation=90, va="center")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    accuracy = f"Accuracy {_estimate(found.get('accuracy'))}. Shares are of the true class. "
+    _caption(figure, axes, frame, "Confusion", accuracy, found.get("accuracy"))
+    return figure
+
+
+def save_plots(frame: Frame, folder: Path) -> list[Path]:
+    """roc.svg, roc.csv, confusion.svg and confusion.csv in `folder`, each written whole or not at all."""
+    figures = {"roc": plot_roc(frame), "confusion": plot_confusion(frame)}
+    tables = {"roc": roc_table(frame), "confusion": confusion(frame).reset_index()}
+    written = []
+    for name, figure in figures.items():
+        written.append(_whole(folder / f"{name}.svg", lambda path, figure=figure: _save_svg(figure, path)))  # type: ignore[misc]
+        written.append(_whole(folder / f"{name}.csv", lambda path, name=name: tables[name].to_csv(path, index=False)))  # type: ignore[misc]
+    return written
+
+
+def _curves(frame: Frame) -> list[int]:
+    """Classes that get a curve: all of three or more; of two the second, since the first would be its mirror."""
+    return list(range(len(frame.classes))) if len(frame.classes) > 2 else [1]
+
+
+def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, facecolor="white")
+    return figure, figure.add_axes((0.14, 0.21, 0.81, 0.7))
+
+
+def _caption(figure: Any, axes: Any, frame: Frame, what: str, lead: str, estimate: Estimate | None) -> None:
+    rows, meta = frame.labelled(), frame.meta
+    axes.set_title(
+        f"{what}: {meta.get('method', 'method')} on {meta.get('dataset', 'data')}, {frame.track}", fontsize=10
+    )
+    counts = f"n = {len(rows.predictions)} rows of {rows.predictions['patient'].nunique()} patients"
+    seeds = f"{len(frame.seeds)} seed ({', '.join(map(str, frame.seeds))})"
+    kind = f"interval: {estimate.interval}" if estimate is not None else ""
+    split = f"split {meta['split_hash']}" if meta.get("split_hash") else ""
+    second = ", ".join(part for part in (f"{meta.get('side', '')} side", split, counts, seeds) if part)
+    figure.text(0.02, 0.015, f"{lead}\n{second}\n{kind}. {WARNING}", fontsize=7, va="bottom", color="#333333")
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return "not computable"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f} (no interval)"
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
+
+
+def _save_svg(figure: Any, path: Path) -> None:
+    import matplotlib
+
+    # A fixed salt and no date: the same frame gives the same file. Text stays text, for readers and for search.
+    with matplotlib.rc_context({"svg.hashsalt": "mammobench", "svg.fonttype": "none"}):
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _whole(path: Path, write: Callable[[Path], Any]) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        do = "free some space, or choose another --out"
+        raise MachineError(f"cannot write: {error.strerror}", f"{path.parent.name}/{path.name}", do) from error
+    return path

@@ -1,0 +1,156 @@
+"""Explanation pictures: chosen by rule, written whole, with what a reader has to know; plots beside their numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from bench.explain import plots
+from bench.explain.choose import choose
+from bench.explain.panels import WARNING, WRONG, Words, draw_gallery, draw_panels
+from bench.metrics import Frame, confusion
+from data.errors import MachineError
+from models.method import Panel
+
+
+def frame(track: str = "margin", n: int = 90) -> Frame:
+    rng = np.random.default_rng(0)
+    classes = {"margin": 3, "malignancy": 2}[track]
+    table = pd.DataFrame({"record_id": [f"r{i}" for i in range(n)], "finding_id": [f"f{i}" for i in range(n)]})
+    table["lesion_id"], table["patient"] = table["finding_id"], [f"p{i // 2}" for i in range(n)]
+    table["laterality"], table["view"] = "L", "MLO"
+    table["margin"], table["malignant"] = rng.integers(0, 3, n), rng.integers(0, 2, n)
+    labels = table["margin" if track == "margin" else "malignant"].to_numpy()
+    scores = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    meta = {"method": "vgg16", "dataset": "phantom", "split_hash": "abcd"}
+    return Frame.build(table, track, scores, probabilities, side="test", seed=4, meta=meta)
+
+
+def panel(**changes: object) -> Panel:
+    y, x = np.mgrid[:32, :32] / 31
+    outline = ((x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.05).astype(float)
+    given: dict[str, object] = {"title": "image", "image": 0.3 + 0.4 * x, "outline": outline}
+    return Panel(**{**given, **changes})  # type: ignore[arg-type]
+
+
+# ---- choosing -------------------------------------------------------------------------------------------------------
+def test_every_label_right_and_wrong_is_shown_before_any_twice() -> None:
+    made = frame()
+    rows = made.predictions.iloc[choose(made.predictions, 6, seed=1)]
+    right = made.probabilities.argmax(axis=1)[rows.index] == rows["label"]
+    assert set(zip(rows["label"], right, strict=True)) == {(k, v) for k in range(3) for v in (True, False)}
+
+
+def test_the_choice_depends_on_the_seed_and_not_on_the_order_of_the_table() -> None:
+    table = frame().predictions
+    shuffled = table.sample(frac=1, random_state=5).reset_index(drop=True)
+    names = [list(t.iloc[choose(t, 8, seed=1)]["record_id"]) for t in (table, shuffled)]
+    assert names[0] == names[1]
+    assert names[0] != list(table.iloc[choose(table, 8, seed=2)]["record_id"])
+
+
+def test_no_more_than_there_are_and_none_without_a_label() -> None:
+    table = frame(n=10).predictions
+    table.loc[:3, "label"] = -1
+    assert sorted(choose(table, 50)) == list(range(4, 10))
+    assert choose(table, 0) == []
+
+
+# ---- panels ---------------------------------------------------------------------------------------------------------
+def test_panels_are_drawn_with_image_map_outline_and_box(tmp_path: Path) -> None:
+    rows = [[panel(), panel(title="map", map=np.eye(4), caption="adds +1.2", box=(3.0, 4.0, 20.0, 22.0))], [panel()]]
+    path = draw_panels(
+        rows, tmp_path / "a" / "case.png", title="vgg16", words=[Words("r1", "L", "CC", "x", "y", 0.4)] * 2
+    )
+    assert [p.name for p in path.parent.iterdir()] == ["case.png"]
+    with Image.open(path) as picture:
+        assert picture.text["Description"] == WARNING  # type: ignore[attr-defined]
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    orange = (abs(pixels - np.array([255, 158, 27])).sum(axis=2) < 60).sum()
+    assert orange > 100, "the outline is there"
+
+
+def test_the_same_panels_give_the_same_picture(tmp_path: Path) -> None:
+    made = [draw_panels([[panel(map=np.eye(3))]], tmp_path / f"{i}.png", title="t").read_bytes() for i in range(2)]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"map": np.zeros((4, 4))},
+        {"map": np.full((4, 4), np.nan)},
+        {"outline": np.zeros((32, 32))},
+        {"outline": np.ones((32, 32))},
+        {"image": np.random.default_rng(0).random((20, 44)), "outline": None},
+        {"caption": "word " * 40, "title": "a title that is much longer than the picture is wide " * 2},
+    ],
+)
+def test_odd_panels_are_drawn_too(odd: dict[str, object], tmp_path: Path) -> None:
+    assert draw_panels([[panel(**odd)]], tmp_path / "odd.png", title="odd").stat().st_size > 1000
+
+
+def test_a_gallery_is_a_grid(tmp_path: Path) -> None:
+    path = draw_gallery(
+        [panel(title=f"prototype {i}") for i in range(7)], tmp_path / "g.png", title="prototypes", columns=3
+    )
+    with Image.open(path) as picture:
+        assert picture.height > picture.width * 0.9
+
+
+def test_words_say_side_view_truth_and_verdict() -> None:
+    made = frame()
+    row = made.predictions.iloc[0]
+    words = Words.of(row, made.classes)
+    lines = words.lines()
+    assert lines[0] == "left breast, MLO"
+    assert lines[1] == f"truth: {made.classes[int(row['label'])]}"
+    assert (WRONG in lines) == (words.truth != words.predicted)
+    assert words.probability == pytest.approx(made.probabilities[0].max())
+    unlabelled = Words.of(pd.Series({**row.to_dict(), "label": -1}), made.classes)
+    assert unlabelled.truth == "unknown" and WRONG not in unlabelled.lines()
+
+
+def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for write in (
+        lambda: draw_panels([[panel()]], tmp_path / "file" / "x.png", title="t"),
+        lambda: plots.save_plots(frame(), tmp_path / "file"),
+    ):
+        with pytest.raises(MachineError, match="cannot write"):
+            write()
+
+
+# ---- plots ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("track", ["margin", "malignancy"])
+def test_plots_lie_beside_the_numbers_they_were_drawn_from(track: str, tmp_path: Path) -> None:
+    made = frame(track)
+    written = plots.save_plots(made, tmp_path)
+    assert [path.name for path in written] == ["roc.svg", "roc.csv", "confusion.svg", "confusion.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
+    text = (tmp_path / "roc.svg").read_text()
+    for expected in ("n = 90 rows of 45 patients", "1 seed (4)", "split abcd", WARNING, "false positive rate", "logit"):
+        assert expected in text, expected
+    counts = pd.read_csv(tmp_path / "confusion.csv").select_dtypes("number").to_numpy()
+    assert np.array_equal(counts, confusion(made).to_numpy())
+    again = plots.save_plots(made, tmp_path / "again")
+    assert [p.read_bytes() for p in written] == [p.read_bytes() for p in again]
+
+
+def test_the_area_under_the_drawn_curve_is_the_metric() -> None:
+    from bench.metrics import quick
+
+    made = frame()
+    for name, points in plots.roc_table(made).groupby("class"):
+        area = np.trapezoid(points["true_positive_rate"], points["false_positive_rate"])
+        assert area == pytest.approx(quick(made)[f"auroc_{name}"].value)
+
+
+def test_a_class_without_positives_is_left_out() -> None:
+    made = frame()
+    made.predictions.loc[made.predictions["label"] == 1, "label"] = 0
+    assert set(plots.roc_table(made)["class"]) == {"circumscribed", "spiculated"}
+    plots.plot_roc(made)
