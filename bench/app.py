@@ -252,7 +252,7 @@ class App:
 
         files, rows = explain_run(self.home, self.tracker(), run, records)
         document = {"files": [str(file) for file in files], "rows": rows}
-        self.talk.result(document, lambda console: [console.print(str(file), markup=False) for file in files] and None)
+        self.talk.result(document, lambda console: console.print("\n".join(map(str, files)), markup=False))
 
     def ui(self, port: int) -> None:
         """`mlflow ui` on the same runs; replaces this process."""

@@ -109,7 +109,7 @@ def _train(
         mine = {number: item for number, item in waiting.items() if item[2].spec.track == track}
 
         def finished(number: int, run_id: str, payload: Mapping[str, Any], mine: Any = mine) -> None:
-            ready, plan, job = mine[number]
+            ready, _, job = mine[number]
             keep_state(tracker, run_id, job)
             _keep_references(tracker, run_id, ready, job)
 

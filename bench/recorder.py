@@ -67,7 +67,7 @@ class Recorder:
         if state == "complete" and payload is not None:
             self.finished(number, run_id, payload)
         kind, reason = (failure.kind, failure.reason) if failure else (None, None)
-        self.tracker.finish(run_id, state, failure=kind, reason=reason)  # type: ignore[arg-type]
+        self.tracker.finish(run_id, state, failure=kind, reason=reason)
         seconds = payload["system"].get("cost/machine_seconds") if payload else None
         return {"run_id": run_id, "seconds": seconds}
 

@@ -16,14 +16,14 @@ FOLDER = Path(__file__).parent / "suites"
 class Search(Strict):
     """How a method's settings are looked for; the same for every method of the suite."""
 
-    trials: int = Field(3, ge=0)  # 0: no search, the published point (with the suite's settings) goes to final
+    trials: int = Field(default=3, ge=0)  # 0: no search, the published point (with the suite's settings) goes to final
     seconds: float | None = None  # machine-seconds a sweep may spend, prerequisites included
     scheduler: Literal["asha", "none"] = "asha"
     arm: Literal["tpe", "random"] = "tpe"
 
 
 class Final(Strict):
-    seeds: int = Field(5, ge=1)
+    seeds: int = Field(default=5, ge=1)
     share_requirements: bool = False  # one pretext for all seeds; the row says so
 
 

@@ -45,22 +45,30 @@ def share_of(ready: Ready) -> Share:
 def run_requirements(ready: Ready, jobs: list[Job], tracker: Tracker, seen: Seen = lambda n, p: None) -> None:
     """Train what is not there yet, each once. ConfigError... of a failed one ends the command: nothing can start."""
     for job in jobs:
-        if is_done(Path(job.folder)):
-            continue
-        recorder = Recorder(
-            tracker, job.spec.track, "requirement", lambda number, job=job: job, seen=seen,
-            finished=lambda number, run_id, payload, job=job: keep_state(tracker, run_id, job),
-        )  # fmt: skip
-        endings = run_trials(
-            ListSearch({0: job.model_dump(mode="json")}), TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready),
-            on_report=recorder.on_report, on_end=recorder.on_end,
-        )  # fmt: skip
-        for ending in endings:
-            if ending.state != "complete":
-                why = ending.failure.reason if ending.failure else ending.state
-                raise ConfigError(
-                    f"the run that others start from has failed: {why}", job.name, "mend it, then run again"
-                )
+        if not is_done(Path(job.folder)):
+            _run_requirement(ready, job, tracker, seen)
+
+
+def _run_requirement(ready: Ready, job: Job, tracker: Tracker, seen: Seen) -> None:
+    recorder = Recorder(
+        tracker,
+        job.spec.track,
+        "requirement",
+        lambda number: job,
+        seen=seen,
+        finished=lambda number, run_id, payload: keep_state(tracker, run_id, job),
+    )
+    [ending] = run_trials(
+        ListSearch({0: job.model_dump(mode="json")}),
+        TRAINABLE,
+        storage_dir=ready.home.ray,
+        share=share_of(ready),
+        on_report=recorder.on_report,
+        on_end=recorder.on_end,
+    )
+    if ending.state != "complete":
+        why = ending.failure.reason if ending.failure else ending.state
+        raise ConfigError(f"the run that others start from has failed: {why}", job.name, "mend it, then run again")
 
 
 def study_name(ready: Ready, objectives: tuple[str, ...] = ("auroc_mean",)) -> str:

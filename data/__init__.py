@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from data import plugins
 from data.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def _own_names() -> tuple[str, ...]:
 
 def names() -> tuple[str, ...]:
     """Names of all data sets, registered ones included. Imports no reader."""
+    plugins.load()
     return tuple(sorted({*_own_names(), *_extra}))
 
 

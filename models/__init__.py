@@ -1,4 +1,7 @@
-"""The registry: what this folder holds. A file without a leading underscore that defines CARD is a method."""
+"""The registry: what this folder holds. A file without a leading underscore that defines CARD is a method.
+
+A user's own methods live elsewhere and are registered by a module that MAMMOBENCH_PLUGINS names (data/plugins.py).
+"""
 
 import importlib
 import inspect
@@ -6,12 +9,19 @@ import pkgutil
 from functools import cache
 from types import ModuleType
 
+from data import plugins
 from data.errors import ConfigError
 
 
-@cache
 def names() -> tuple[str, ...]:
-    """Names of all methods, from the file names alone: nothing is imported."""
+    """Names of all methods, registered ones included. Imports no method."""
+    plugins.load()
+    return tuple(sorted({*_own_names(), *_extra}))
+
+
+@cache
+def _own_names() -> tuple[str, ...]:
+    """Methods of this folder, from the file names alone."""
     return tuple(
         sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_") and m.name != "method")
     )
@@ -19,7 +29,7 @@ def names() -> tuple[str, ...]:
 
 def load(name: str):  # type: ignore[no-untyped-def]  # -> type[models.method.Method], without importing torch here
     """The class of a method, with its card. Raises ConfigError for an unknown name or a file that fails to import."""
-    module = _module(name)
+    where, module = _where(name), _module(name)
     from models.method import Method
 
     found = [
@@ -30,27 +40,26 @@ def load(name: str):  # type: ignore[no-untyped-def]  # -> type[models.method.Me
     if len(found) != 1 or not hasattr(module, "CARD"):
         raise ConfigError(
             f"a method file defines CARD and exactly one public Method; found {len(found)} of these",
-            f"models/{name}.py",
+            where,
             "see docs/adding_a_method.md",
         )
     if module.CARD.name != name:
-        raise ConfigError(f"CARD.name is {module.CARD.name!r}", f"models/{name}.py", "give card and file the same name")
+        raise ConfigError(f"CARD.name is {module.CARD.name!r}, not {name!r}", where, "give card and method the same name")
     found[0].card = module.CARD
     return found[0]
 
 
 def _module(name: str) -> ModuleType:
-    extra = _extra.get(name)
-    if extra is not None:
-        return importlib.import_module(extra)
     if name not in names():
         raise ConfigError(f"no method {name!r}", "method", f"choose one of: {', '.join(names())}")
     try:
-        return importlib.import_module(f"models.{name}")
-    except Exception as error:
-        raise ConfigError(
-            f"unavailable: {type(error).__name__}: {error}", f"models/{name}.py", "mend the file"
-        ) from error
+        return importlib.import_module(_extra.get(name, f"models.{name}"))
+    except Exception as error:  # noqa: BLE001  whatever a method's file raises makes it unavailable, with that reason
+        raise ConfigError(f"unavailable: {type(error).__name__}: {error}", _where(name), "mend the file") from error
+
+
+def _where(name: str) -> str:
+    return _extra.get(name, f"models/{name}.py")
 
 
 _extra: dict[str, str] = {}
@@ -58,6 +67,6 @@ _extra: dict[str, str] = {}
 
 def register(name: str, module: str) -> None:
     """Offer a method that lives elsewhere (a user's package, a test) under a name that the folder does not hold."""
-    if name in names():
+    if name in _own_names() or _extra.get(name, module) != module:
         raise ConfigError(f"two files claim the method {name!r}", module, "rename one of them")
     _extra[name] = module

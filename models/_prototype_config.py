@@ -1,4 +1,4 @@
-"""Settings of the prototype networks: every reading of METHODS_PROTOTYPES, sections 2 and 3, as a field.
+"""Settings of the prototype networks: every point on which paper, code and followers disagree is a field.
 
 Defaults are those of paper 002 (Barnett et al. 2021) as its public code has them, "code" below; a reading that the paper
 prints and the code does not follow is named in the field's description.
@@ -36,7 +36,7 @@ class MalHead(BaseModel):
 
 
 class PrototypeConfig(TrunkConfig):
-    """Readings of METHODS_PROTOTYPES, sections 2 and 3; defaults are paper 002's as its code has it."""
+    """What a prototype network is and how it is trained; defaults are paper 002's as its code has it."""
 
     batch_size: int = Field(75, kind="budget", ge=1, description="samples of the training stream per step; 75 in the code")
     prototypes_per_class: int = Field(5, ge=1, description="5 in paper 002 (15 in all)")
@@ -65,5 +65,5 @@ class PrototypeConfig(TrunkConfig):
     projection_input_norm: Literal["same", "imagenet"] = Field(
         "same", description="same as in training; imagenet: the code's accident, for parity studies"
     )
-    prune: Prune = Field(Prune(), description="taking prototypes out, section 3.5")
-    mal_head: MalHead = Field(MalHead(), description="malignancy from margins, section 3.6")
+    prune: Prune = Field(Prune(), description="taking prototypes out")
+    mal_head: MalHead = Field(MalHead(), description="malignancy from margins")

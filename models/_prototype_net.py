@@ -1,7 +1,7 @@
 """What IAIA-BL and its ProtoPNet baseline share: network, stages, projection, pruning, malignancy head, explanation.
 
 Shapes: B images, C prototype depth, h w cells of the latent map, M prototypes, K classes, S side of the input.
-Sections are those of METHODS: paper 002 (Barnett et al. 2021) and its public code, "code" below.
+Paper 002 is Barnett et al. 2021, IAIA-BL; "code" its authors' public code, read and not copied.
 """
 
 from collections.abc import Mapping
@@ -103,7 +103,7 @@ class _PrototypeNet(Method):
         """Names of the streams that each step is made of."""
         return tuple(stream.name for stream in self.inputs().streams)
 
-    # ---- stages (section 3.4) -----------------------------------------------------------------------------------
+    # ---- stages --------------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         c, streams = self.config, self.streams
         check_weights(c)
@@ -217,7 +217,7 @@ class _PrototypeNet(Method):
 
     @torch.no_grad()
     def project(self, context: Context) -> None:
-        """Each prototype becomes the nearest training patch of its class (section 3.5), and keeps where that was."""
+        """Each prototype becomes the nearest training patch of its class, and keeps where that was."""
         c = self.config
         norm: InputNorm | None = "imagenet" if c.projection_input_norm == "imagenet" else None
         best: dict[int, projection.Patch] = {}

@@ -1,7 +1,7 @@
 """The VGG-16 trunk of the prototype family and of its baseline, at any width, and where it starts from.
 
 Shapes: B images, C channels, H W input pixels, h w cells of the last feature map (H / 16 with 5 blocks, H / 8 with 4).
-Topology and initial weights are torchvision's; the last pooling is left out (METHODS_PROTOTYPES, section 1).
+Topology and initial weights are torchvision's; the last pooling is left out as in IAIA-BL (paper 002).
 """
 
 from collections.abc import Mapping
@@ -166,7 +166,7 @@ def _weights(norm: str) -> Any:
 
 
 def requirements(config: Any, task: Task) -> list[Requirement]:
-    """The pretext run of a trunk: VGG-16 with batch norm, trained on the labels of the training side (PHANTOM, 4).
+    """The pretext run of a trunk: VGG-16 with batch norm, trained on the labels of the training side.
 
     Methods of equal size, width, blocks, region, augmentation and batch share one.
     """

@@ -1,6 +1,6 @@
 """Chen et al. 2019, "This looks like that", NeurIPS: ProtoPNet, as the baseline of paper 002 and as first published.
 
-Shapes: as in _prototype_net.py. Two programs under one name (METHODS_PROTOTYPES, section 2): `paper002` is IAIA-BL's
+Shapes: as in _prototype_net.py. Two programs under one name: `paper002` (Barnett et al. 2021) is IAIA-BL's
 program with k = 1 and without its fine-annotation loss; `neurips2019` is the original one.
 Deviations: (1) no extra batch of finely annotated images, so that training sees labels alone; (2) the epoch is chosen on
 validation; (3) a masked minimum in place of max((C - d) * mask).

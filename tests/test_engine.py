@@ -233,7 +233,7 @@ def training_on(worker: Worker, tiny: Tiny) -> dict[str, Any]:
     noisy = staged()
     list(fit(noisy, tiny.training(noisy.inputs()), SETTINGS, worker))
     found["noisy"] = noisy.state_dict()
-    net = toy_method("protopnet", roi=ROI, prototype_init="lesion_patches", topk_k=1)
+    net = toy_method("protopnet", size=SIZE, roi=ROI, prototype_init="lesion_patches", topk_k=1)
     net.stages = lambda: [s for s in type(net).stages(net) if s.after and s.name in ("prototype_init", "project 1")]  # type: ignore[method-assign]
     list(fit(net, tiny.training(net.inputs()), SETTINGS, worker))
     found["prototypes"] = net.state_dict()["prototypes"]

@@ -77,5 +77,5 @@ class CachedStream:
                 mask=empty,
                 fine_mask=empty,
                 cached={name: value[mine] for name, value in self.cached.items()},
-                **{name: self.fields[name][mine] for name in FIELDS},
+                **{name: self.fields[name][mine] for name in FIELDS},  # type: ignore[arg-type]  # FIELDS are tensors
             )

@@ -11,8 +11,6 @@ from scipy.stats import norm, rankdata
 from bench.metrics.frame import Frame
 from bench.metrics.parts import NotComputableError, Part, by_patient, label_strata
 
-CHANCE = 0.5
-
 
 def placements(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
     """AUROC and the placement value of each case: the share of the other class that it stands on the right side of.

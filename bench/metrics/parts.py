@@ -4,7 +4,7 @@ Shapes: G patients, D statistics, R runs (folds of one seed), K seeds.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,7 +62,6 @@ class Part:
     open: str = ""
     bound: int = 0
     totals: Totals | None = None
-    facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def variance(self) -> float:
@@ -112,7 +111,6 @@ def part_of_totals(
     lowest: float = 0.0,
     highest: float = 1.0,
     proportion: bool = False,
-    facts: dict[str, float] | None = None,
 ) -> Part:
     """A Part from rows' statistics (N, D). psi is the jackknife's: (G-1)/G of what leaving the patient out changes."""
     names, position = by_patient(patients)
@@ -126,4 +124,4 @@ def part_of_totals(
     centred = np.nanmean(without) - without if np.isfinite(without).any() else np.zeros(len(names))
     psi = np.nan_to_num(centred * (len(names) - 1) / max(len(names), 1))
     strata = label_strata(position, np.maximum(labels, 0), len(names))
-    return Part(full, names, psi, strata, n, note, totals=totals, facts=facts or {})
+    return Part(full, names, psi, strata, n, note, totals=totals)
