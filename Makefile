@@ -30,8 +30,8 @@ test: lint
 	$(RUN) -m pytest -m "ray and not long" -x
 
 test-all: lint
-	$(RUN) -m pytest -m "not ray"
-	$(RUN) -m pytest -m "ray"
+	$(RUN) -m pytest --run-long -m "not ray"
+	$(RUN) -m pytest --run-long -m "ray"
 
 lock:
 	$(RUN) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock

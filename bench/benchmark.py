@@ -112,7 +112,9 @@ class Benchmark:
 
     def _document(self, board: Board, page: Path, ready: list[Ready], tracker: Tracker) -> dict[str, Any]:
         found = []
-        sweeps = {one.cell.key: tracker.find(study_name(one), "sweep") for one in ready} if self.suite.search.trials else {}
+        sweeps = (
+            {one.cell.key: tracker.find(study_name(one), "sweep") for one in ready} if self.suite.search.trials else {}
+        )
         for key, said in self.said.items():
             rows = [
                 row

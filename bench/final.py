@@ -78,6 +78,7 @@ def run_finals(
     """
     waiting: dict[int, tuple[Ready, FinalPlan, Job]] = {}
     found: dict[tuple[int, int], str] = {}
+    needed: list[Job] = []
     for position, (ready, plan) in enumerate(finals):
         jobs = final_jobs(ready, plan)
         done = {seed: tracker.find(job.spec.identity, "final") for seed, job in jobs.items()}
@@ -90,9 +91,9 @@ def run_finals(
             if seed in open_seeds:
                 waiting[position * 1000 + seed] = (ready, plan, job)
         for seed in open_seeds:
-            needed = ready.all_requirements(plan.config, TUNING_SEED if plan.share_requirements else seed)
-            run_requirements(ready, needed, tracker, seen)
+            needed += ready.all_requirements(plan.config, TUNING_SEED if plan.share_requirements else seed)
     if waiting:
+        run_requirements(finals[0][0], needed, tracker, seen)
         found |= _train(waiting, tracker, seen)
     return [
         [found[(position, seed)] for seed in range(1, plan.seeds + 1) if (position, seed) in found]

@@ -43,32 +43,40 @@ def share_of(ready: Ready) -> Share:
 
 
 def run_requirements(ready: Ready, jobs: list[Job], tracker: Tracker, seen: Seen = lambda n, p: None) -> None:
-    """Train what is not there yet, each once. ConfigError... of a failed one ends the command: nothing can start."""
-    for job in jobs:
-        if not is_done(Path(job.folder)):
-            _run_requirement(ready, job, tracker, seen)
+    """Train what is not there yet, each once, side by side where none waits for another.
+
+    Raises ConfigError when one fails: nothing that starts from it can run.
+    """
+    waiting = {job.folder: job for job in jobs if not is_done(Path(job.folder))}
+    while waiting:
+        wave = [job for job in waiting.values() if not any(need in waiting for need in job.requirements.values())]
+        _run_wave(ready, dict(enumerate(wave)), tracker, seen)
+        for job in wave:
+            del waiting[job.folder]
 
 
-def _run_requirement(ready: Ready, job: Job, tracker: Tracker, seen: Seen) -> None:
+def _run_wave(ready: Ready, jobs: Mapping[int, Job], tracker: Tracker, seen: Seen) -> None:
     recorder = Recorder(
         tracker,
-        job.spec.track,
+        next(iter(jobs.values())).spec.track,
         "requirement",
-        lambda number: job,
+        lambda number: jobs[number],
         seen=seen,
-        finished=lambda number, run_id, payload: keep_state(tracker, run_id, job),
+        finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
     )
-    [ending] = run_trials(
-        ListSearch({0: job.model_dump(mode="json")}),
+    endings = run_trials(
+        ListSearch({number: job.model_dump(mode="json") for number, job in jobs.items()}),
         TRAINABLE,
         storage_dir=ready.home.ray,
         share=share_of(ready),
         on_report=recorder.on_report,
         on_end=recorder.on_end,
     )
-    if ending.state != "complete":
-        why = ending.failure.reason if ending.failure else ending.state
-        raise ConfigError(f"the run that others start from has failed: {why}", job.name, "mend it, then run again")
+    for ending in endings:
+        if ending.state != "complete":
+            why = ending.failure.reason if ending.failure else ending.state
+            name = jobs[ending.number].name
+            raise ConfigError(f"the run that others start from has failed: {why}", name, "mend it, then run again")
 
 
 def study_name(ready: Ready, objectives: tuple[str, ...] = ("auroc_mean",)) -> str:
@@ -91,10 +99,17 @@ def run_sweep(
         tags={"method": ready.cell.method, "dataset": ready.cell.dataset, "study": study},
     )  # fmt: skip
     jobs: dict[int, Job] = {}
+    shared = ready.spec(ready.base, TUNING_SEED).requirements
 
     def make_job(number: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
         config = ready.config(overrides)
         spec = ready.spec(config, TUNING_SEED)
+        if spec.requirements != shared:
+            raise ConfigError(
+                f"trial {number} would start from another run than the one that all trials share",
+                f"search space of {name}",
+                "leave settings out of it that decide what `requires` asks for, or hold them in the suite",
+            )
         folder = ready.home.checkpoints / study / f"trial-{number:04d}"
         jobs[number] = ready.job(spec, folder, name=f"trial {number}")
         return jobs[number].model_dump(mode="json")

@@ -30,6 +30,8 @@ def load() -> None:
             importlib.import_module(name)
         except ConfigError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever a user's module raises, it is told in one line
+        except Exception as error:  # whatever a user's module raises, it is told in one line
             _loaded.discard(name)
-            raise ConfigError(f"{type(error).__name__}: {error}", f"{VARIABLE}: {name}", "mend it, or leave it out") from error
+            raise ConfigError(
+                f"{type(error).__name__}: {error}", f"{VARIABLE}: {name}", "mend it, or leave it out"
+            ) from error

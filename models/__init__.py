@@ -29,7 +29,8 @@ def _own_names() -> tuple[str, ...]:
 
 def load(name: str):  # type: ignore[no-untyped-def]  # -> type[models.method.Method], without importing torch here
     """The class of a method, with its card. Raises ConfigError for an unknown name or a file that fails to import."""
-    where, module = _where(name), _module(name)
+    module = _module(name)
+    where = _where(name)
     from models.method import Method
 
     found = [
@@ -44,7 +45,9 @@ def load(name: str):  # type: ignore[no-untyped-def]  # -> type[models.method.Me
             "see docs/adding_a_method.md",
         )
     if module.CARD.name != name:
-        raise ConfigError(f"CARD.name is {module.CARD.name!r}, not {name!r}", where, "give card and method the same name")
+        raise ConfigError(
+            f"CARD.name is {module.CARD.name!r}, not {name!r}", where, "give card and method the same name"
+        )
     found[0].card = module.CARD
     return found[0]
 
@@ -54,7 +57,7 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(f"no method {name!r}", "method", f"choose one of: {', '.join(names())}")
     try:
         return importlib.import_module(_extra.get(name, f"models.{name}"))
-    except Exception as error:  # noqa: BLE001  whatever a method's file raises makes it unavailable, with that reason
+    except Exception as error:  # whatever a method's file raises makes it unavailable, with that reason
         raise ConfigError(f"unavailable: {type(error).__name__}: {error}", _where(name), "mend the file") from error
 
 

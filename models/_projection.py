@@ -146,7 +146,9 @@ def knn(distance_NM: np.ndarray, labels_N: np.ndarray, kind_M: Sequence[int], k:
     return np.flatnonzero(same_M < threshold).tolist()
 
 
-def after_pruning(active: Sequence[bool], pruned: Iterable[int], kind_M: Sequence[int], classes: Sequence[str]) -> list[bool]:
+def after_pruning(
+    active: Sequence[bool], pruned: Iterable[int], kind_M: Sequence[int], classes: Sequence[str]
+) -> list[bool]:
     """`active` without the pruned ones. ConfigError where a class would be left without a prototype."""
     gone = set(pruned)
     kept = [on and j not in gone for j, on in enumerate(active)]

@@ -74,13 +74,21 @@ class _PrototypeNet(Method):
             self.h1.weight.copy_(proto.class_weights(self.classes, k, config.incorrect_class_weight))
         side = self.trunk.map_size(config.size)
         if config.topk_k > side * side:
-            raise ConfigError(f"topk_k {config.topk_k} is more than the map's {side} x {side} cells", "topk_k", "lower it")
+            raise ConfigError(
+                f"topk_k {config.topk_k} is more than the map's {side} x {side} cells", "topk_k", "lower it"
+            )
         m = k * each
         self.register_buffer("active", torch.ones(m, dtype=torch.bool))
-        self.register_buffer("source_place", torch.full((m, 3), UNKNOWN))  # row of the training table, map row, map column
-        self.register_buffer("source_distance", torch.full((m,), float("nan")))  # of the prototype before its projection
+        self.register_buffer(
+            "source_place", torch.full((m, 3), UNKNOWN)
+        )  # row of the training table, map row, map column
+        self.register_buffer(
+            "source_distance", torch.full((m,), float("nan"))
+        )  # of the prototype before its projection
         self.register_buffer("source_image", torch.zeros(m, config.size, config.size, dtype=torch.uint8))
-        self.register_buffer("source_map", torch.zeros(m, side, side))  # the projected prototype's similarity on its source
+        self.register_buffer(
+            "source_map", torch.zeros(m, side, side)
+        )  # the projected prototype's similarity on its source
         self.register_buffer("source_box", torch.zeros(m, 4, dtype=torch.int64))  # x0 y0 x1 y1
         self.register_buffer("malignancy_weight", torch.zeros(k))
         self.register_buffer("malignancy_bias", torch.zeros(()))
@@ -115,14 +123,28 @@ class _PrototypeNet(Method):
         if c.warm_epochs:
             stages.append(
                 Stage(
-                    "warm", self._groups(c.lr_warm_add_on), c.warm_epochs, optimiser="warm", streams=streams, selectable=False
+                    "warm",
+                    self._groups(c.lr_warm_add_on),
+                    c.warm_epochs,
+                    optimiser="warm",
+                    streams=streams,
+                    selectable=False,
                 )
             )
-        joint = [*self._groups(c.lr_add_on), self.group("trunk", self.trunk, lr=c.lr_trunk, weight_decay=c.weight_decay)]
+        joint = [
+            *self._groups(c.lr_add_on),
+            self.group("trunk", self.trunk, lr=c.lr_trunk, weight_decay=c.weight_decay),
+        ]
         for number, epochs in enumerate(stretches(c.joint_epochs, c.push_every), start=1):
             stages.append(
                 Stage(
-                    f"joint {number}", joint, epochs, optimiser="joint", schedule=self.joint_factor, streams=streams, selectable=False
+                    f"joint {number}",
+                    joint,
+                    epochs,
+                    optimiser="joint",
+                    schedule=self.joint_factor,
+                    streams=streams,
+                    selectable=False,
                 )
             )
             stages.append(Stage(f"project {number}", epochs=0, after=self.project))
@@ -210,7 +232,9 @@ class _PrototypeNet(Method):
             vectors = [vector for _, label, vector in draws if label == kind]
             if not vectors:
                 raise ConfigError(
-                    f"no training sample of class {name!r} has a mask", "prototype_init: lesion_patches", "set it to uniform"
+                    f"no training sample of class {name!r} has a mask",
+                    "prototype_init: lesion_patches",
+                    "set it to uniform",
                 )
             for position in range(each):  # a class with fewer samples than prototypes gives some twice
                 self.prototypes[kind * each + position] = vectors[position % len(vectors)].to(self.prototypes)
@@ -273,7 +297,9 @@ class _PrototypeNet(Method):
             parts.append((batch.index[known].cpu(), logits.cpu(), batch.malignant[known].cpu()))
         _, logits, malignant = _in_table_order(context, parts)
         if len(malignant.unique()) < 2:
-            raise DataError("training rows with a margin are all of one malignancy", "malignancy head", "add rows of both")
+            raise DataError(
+                "training rows with a margin are all of one malignancy", "malignancy head", "add rows of both"
+            )
         weight, bias = projection.logistic(logits, malignant, self.config.mal_head.penalty)
         self.malignancy_weight.copy_(weight)
         self.malignancy_bias.fill_(bias)
@@ -330,12 +356,22 @@ class _PrototypeNet(Method):
             weight = self.h1.weight[kind]
             own = (self.active & (self.classes == kind)).nonzero()[:, 0]
             order = own[(seen.scores[i, own] * weight[own]).argsort(descending=True)]
-            row = [Panel(f"image: {self.task.classes[kind]}", image, outline=outline, caption=f"logit {seen.logits[i, kind]:.2f}")]
+            row = [
+                Panel(
+                    f"image: {self.task.classes[kind]}",
+                    image,
+                    outline=outline,
+                    caption=f"logit {seen.logits[i, kind]:.2f}",
+                )
+            ]
             for j in order[:SHOWN].tolist():
                 score, w = float(seen.scores[i, j]), float(weight[j])
                 caption = f"similarity {score:.2f} x weight {w:.2f} = {score * w:.2f}"
                 heat = scale01(s[i, j]).float().cpu().numpy()
-                row += [Panel(f"prototype {j}", image, map=heat, outline=outline, caption=caption), self.source_panel(j)]
+                row += [
+                    Panel(f"prototype {j}", image, map=heat, outline=outline, caption=caption),
+                    self.source_panel(j),
+                ]
             rows.append(row)
         return rows
 

@@ -25,13 +25,20 @@ class TrunkConfig(MethodConfig):
     """Fields of every method that stands on this trunk."""
 
     trunk_blocks: Literal[4, 5] = Field(
-        5, kind="budget", description="blocks of convolutions; 5 published (map of size/16), 4 leaves out block 5 and pool 4 (size/8)"
+        5,
+        kind="budget",
+        description="blocks of convolutions; 5 published (map of size/16), 4 leaves out block 5 and pool 4 (size/8)",
     )
     input_norm: InputNorm = Field(
-        "none", description="none: raw grey values in [0, 1] (the authors' code); imagenet; per_image: (x - mean) / (sd + 0.02)"
+        "none",
+        description="none: raw grey values in [0, 1] (the authors' code); imagenet; per_image: (x - mean) / (sd + 0.02)",
     )
-    pretext_epochs: int = Field(8, kind="budget", ge=1, description="weights: pretext: epochs of the trunk's own training; ours")
-    pretext_lr: float = Field(2e-3, kind="budget", gt=0, description="weights: pretext: Adam's rate per step, cosine; ours")
+    pretext_epochs: int = Field(
+        8, kind="budget", ge=1, description="weights: pretext: epochs of the trunk's own training; ours"
+    )
+    pretext_lr: float = Field(
+        2e-3, kind="budget", gt=0, description="weights: pretext: Adam's rate per step, cosine; ours"
+    )
 
 
 def normalise(image_B1HW: Tensor, norm: InputNorm) -> Tensor:
@@ -135,11 +142,15 @@ def check_trunk(config: MethodConfig) -> None:
     """ConfigError for combinations that cannot work."""
     if config.weights == "imagenet" and config.width != 1:
         raise ConfigError(
-            f"ImageNet weights fit only width 1, not {config.width:g}", "weights", "set weights to pretext or none, or width to 1"
+            f"ImageNet weights fit only width 1, not {config.width:g}",
+            "weights",
+            "set weights to pretext or none, or width to 1",
         )
     if config.weights == "pretext" and getattr(config, "input_norm", "none") != "per_image":
         raise ConfigError(
-            "the pretext trunk is trained with input_norm per_image, and used with no other", "weights", "set input_norm to per_image"
+            "the pretext trunk is trained with input_norm per_image, and used with no other",
+            "weights",
+            "set input_norm to per_image",
         )
 
 

@@ -38,18 +38,30 @@ CARD = Card(
 
 
 class Config(PrototypeConfig):
-    augment: Augment = Field(Augment(recipe="paper002"), description="crop, rotation, flips and quarter turns of the code")
-    samples_per_class: int | None = Field(5000, kind="budget", ge=1, description="draws of each class an epoch; 5000 in the paper")
-    fine_batch_size: int = Field(10, kind="budget", ge=0, description="finely annotated samples added to each step; 10 in the code")
+    augment: Augment = Field(
+        Augment(recipe="paper002"), description="crop, rotation, flips and quarter turns of the code"
+    )
+    samples_per_class: int | None = Field(
+        5000, kind="budget", ge=1, description="draws of each class an epoch; 5000 in the paper"
+    )
+    fine_batch_size: int = Field(
+        10, kind="budget", ge=0, description="finely annotated samples added to each step; 10 in the code"
+    )
     coef_fine: float = Field(1e-3, ge=0, description="weight of the fine-annotation loss, Eq. 3; 0.001")
-    fine_norm: proto.FineNorm = Field("stacked", description="stacked: the code's three norms; per_prototype: Eq. 7; square")
-    fine_norm_at: int | None = Field(224, description="side at which a norm has its published weight; null: as it comes")
+    fine_norm: proto.FineNorm = Field(
+        "stacked", description="stacked: the code's three norms; per_prototype: Eq. 7; square"
+    )
+    fine_norm_at: int | None = Field(
+        224, description="side at which a norm has its published weight; null: as it comes"
+    )
     fine_scope: Literal["all_masked", "fine_only"] = Field(
-        "all_masked", description="all_masked: lesion masks where there is no fine one (code and text); fine_only: D' of Eq. 7"
+        "all_masked",
+        description="all_masked: lesion masks where there is no fine one (code and text); fine_only: D' of Eq. 7",
     )
     fine_reduction: Literal["sum", "mean"] = Field("sum", description="over the samples of a batch; sum in the code")
     fine_unannotated: Literal["skip", "all_relevant"] = Field(
-        "skip", description="samples without any mask: no term; all_relevant: other-class maps are punished all the same"
+        "skip",
+        description="samples without any mask: no term; all_relevant: other-class maps are punished all the same",
     )
     mask_binarise: bool = Field(False, description="round fractional mask pixels; false in the code")
 

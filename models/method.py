@@ -167,6 +167,7 @@ class Requirement:
     """A run that this one starts from. The engine hands its final state to `start_from(name, state)`.
 
     Made once per fold and final seed on the same training side; its cost is counted; its ancestry is inherited.
+    Tuning trials share one, so it must not depend on a field that the search space suggests.
     """
 
     name: str  # the consumer's name for it, e.g. "trunk"

@@ -47,10 +47,15 @@ NEURIPS2019: dict[str, Any] = {
 
 class Config(PrototypeConfig):
     variant: Literal["paper002", "neurips2019"] = Field(
-        "paper002", description="paper002: IAIA-BL's program without its loss; neurips2019: squared distance, other rates; sets defaults"
+        "paper002",
+        description="paper002: IAIA-BL's program without its loss; neurips2019: squared distance, other rates; sets defaults",
     )
-    augment: Augment = Field(Augment(recipe="paper002"), description="crop, rotation, flips and quarter turns of paper 002's code")
-    samples_per_class: int | None = Field(5000, kind="budget", ge=1, description="draws of each class an epoch; 5000 in paper 002")
+    augment: Augment = Field(
+        Augment(recipe="paper002"), description="crop, rotation, flips and quarter turns of paper 002's code"
+    )
+    samples_per_class: int | None = Field(
+        5000, kind="budget", ge=1, description="draws of each class an epoch; 5000 in paper 002"
+    )
     topk_k: int = Field(1, ge=1, description="cells that a similarity is the mean of; 1: the maximum")
     coef_fine: float = Field(0.0, ge=0, le=0, description="0: with a fine-annotation loss it would be iaia_bl")
     prune: Prune = Field(Prune(), description="taking prototypes out; none in neurips2019")

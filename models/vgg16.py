@@ -39,14 +39,21 @@ class Config(TrunkConfig):
     batch_size: int = Field(100, kind="budget", ge=1, description="samples per step; 100 in paper 002's scripts")
     epochs: int = Field(250, kind="budget", ge=1, description="epochs; 250 in paper 002")
     head: Literal["published", "pool_linear"] = Field(
-        "published", description="published: average pool to 7x7, two hidden layers with dropout; pool_linear: average pool and linear"
+        "published",
+        description="published: average pool to 7x7, two hidden layers with dropout; pool_linear: average pool and linear",
     )
-    hidden: int = Field(512, ge=1, description="units of the hidden layers; 512 in the margin run, 4096 in the released class")
+    hidden: int = Field(
+        512, ge=1, description="units of the hidden layers; 512 in the margin run, 4096 in the released class"
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="after each hidden layer; 0.5 in paper 002")
     norm: Literal["none", "batch"] = Field("none", description="batch norm in the trunk; none in paper 002")
-    lr: float = Field(1e-5, gt=0, description="Adam's rate per step; of the malignancy script, the margin run's is not given")
+    lr: float = Field(
+        1e-5, gt=0, description="Adam's rate per step; of the malignancy script, the margin run's is not given"
+    )
     weight_decay: float = Field(0.1, ge=0, description="coupled; of the malignancy script")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="of the rate over all epochs; constant in paper 002")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the rate over all epochs; constant in paper 002"
+    )
     warmup_steps: int = Field(0, ge=0, description="linear warm-up of the rate; 0 in paper 002")
     clip_norm: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 = off, as in paper 002")
 

@@ -13,14 +13,20 @@ from typing import Any
 from pydantic import BaseModel
 
 import models
+from data import plugins
 from data.errors import ConfigError
 
 Space = Callable[[Any], dict[str, Any]]  # of a trial with optuna's suggest_* functions
 
 
-@cache
 def names() -> tuple[str, ...]:
-    """Methods that have a space."""
+    """Methods that have a space, registered ones included."""
+    plugins.load()
+    return tuple(sorted({*_own_names(), *_extra}))
+
+
+@cache
+def _own_names() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
@@ -62,7 +68,9 @@ class _Suggester:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self.answer(name, "suggest_categorical", choices)
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         value: float = self.answer(name, "suggest_float", low, high, step=step, log=log)
         return value
 
@@ -96,7 +104,9 @@ class Published(_Suggester):
         value = self.switches[name] if name in self.switches else _default(self.config, name, self.method)
         if not _inside(value, kind, args, kwargs):
             raise ConfigError(
-                f"the published {name} = {value!r} lies outside the range {args}", f"search_spaces/{self.method}.py", "widen it"
+                f"the published {name} = {value!r} lies outside the range {args}",
+                f"search_spaces/{self.method}.py",
+                "widen it",
             )
         self.params[name] = value
         return value
@@ -125,15 +135,30 @@ def _default(config: type[BaseModel], key: str, method: str) -> Any:
     value: Any = config()
     for part in key.split("."):
         if not isinstance(value, BaseModel) or part not in type(value).model_fields:
-            raise ConfigError(f"{key!r} is no field of {method}", f"search_spaces/{method}.py", "name a field, or add it to PUBLISHED")
+            raise ConfigError(
+                f"{key!r} is no field of {method}", f"search_spaces/{method}.py", "name a field, or add it to PUBLISHED"
+            )
         value = getattr(value, part)
     return value
 
 
 def _module(name: str) -> Any:
     if name not in names():
-        raise ConfigError(f"no search space for {name!r}", "search_spaces", f"spaces: {', '.join(names())}; or train it as published")
+        raise ConfigError(
+            f"no search space for {name!r}", "search_spaces", f"spaces: {', '.join(names())}; or train it as published"
+        )
     try:
-        return importlib.import_module(f"search_spaces.{name}")
+        return importlib.import_module(_extra.get(name, f"search_spaces.{name}"))
     except Exception as error:
-        raise ConfigError(f"{type(error).__name__}: {error}", f"search_spaces/{name}.py", "mend the file") from error
+        where = _extra.get(name, f"search_spaces/{name}.py")
+        raise ConfigError(f"{type(error).__name__}: {error}", where, "mend the file") from error
+
+
+_extra: dict[str, str] = {}
+
+
+def register(name: str, module: str) -> None:
+    """Offer the space of a method that lives elsewhere (a user's package, a test)."""
+    if name in _own_names() or _extra.get(name, module) != module:
+        raise ConfigError(f"two files claim the search space of {name!r}", module, "rename one of them")
+    _extra[name] = module

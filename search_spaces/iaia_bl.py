@@ -8,14 +8,18 @@ SETTLES = {"coef_fine": "fine_annotation"}
 
 def space(trial: Any) -> dict[str, Any]:
     found = {
-        "topk_k": trial.suggest_categorical("topk_k", [1, 3, 5, 9]),  # paper 002: 1, 3, 9 tried, 5 in its text, 9 published
+        "topk_k": trial.suggest_categorical(
+            "topk_k", [1, 3, 5, 9]
+        ),  # paper 002: 1, 3, 9 tried, 5 in its text, 9 published
         "coef_clst": trial.suggest_float("coef_clst", 0.08, 8.0, log=True),  # one decade either side of the paper's 0.8
         "coef_sep": trial.suggest_float("coef_sep", 0.008, 0.8, log=True),  # one decade either side of the paper's 0.08
         "prototypes_per_class": trial.suggest_int("prototypes_per_class", 3, 8),  # paper: 5 (15 in all)
         "distance": trial.suggest_categorical("distance", ["l2", "l2sq"]),  # the code's; the paper's Eq. 1
         "joint_epochs": trial.suggest_int("joint_epochs", 11, 51, step=10),  # code: 41; a projection every 10
         "lr_trunk": trial.suggest_float("lr_trunk", 2e-5, 2e-3, log=True),  # one decade either side of the code's 2e-4
-        "lr_add_on": trial.suggest_float("lr_add_on", 3e-4, 3e-2, log=True),  # one decade either side of the code's 3e-3
+        "lr_add_on": trial.suggest_float(
+            "lr_add_on", 3e-4, 3e-2, log=True
+        ),  # one decade either side of the code's 3e-3
         "lr_prototypes": trial.suggest_float("lr_prototypes", 3e-4, 3e-2, log=True),  # one decade either side of 3e-3
         "lr_h1": trial.suggest_float("lr_h1", 1e-4, 1e-2, log=True),  # one decade either side of the code's 1e-3
     }

@@ -108,7 +108,12 @@ def iaia_losses(arrays: Arrays, dtype: str) -> Iterator[Check]:
             yield Check(f"{kind}_fine_{norm}_per_sample", array(got), arrays[f"{kind}_fine_{norm}_per_sample"], *value)
         for key, only in (("all", None), ("Dprime", t["is_fine"].bool())):
             made = _losses(t, kind, 5, "per_prototype", only, with_l1=False)
-            yield Check(f"{kind}_eq3_total_k5_fine_{key}", array(made["total"]), arrays[f"{kind}_eq3_total_k5_fine_{key}"], *value)
+            yield Check(
+                f"{kind}_eq3_total_k5_fine_{key}",
+                array(made["total"]),
+                arrays[f"{kind}_eq3_total_k5_fine_{key}"],
+                *value,
+            )
             for name in ("grad_z", "grad_prototypes", "grad_W_h1"):
                 full = f"{kind}_eq3_{name}_k5_fine_{key}"
                 if full in arrays:
@@ -152,7 +157,9 @@ def class_activation(arrays: Arrays, dtype: str) -> Iterator[Check]:
     cav = proto.class_activation(proto.similarity(t["distance"]), scores, labels, classes, active)
     up = proto.upsample(cav[:, None], arrays["cav_eq11_k5"].shape[1:])[:, 0]  # type: ignore[arg-type]
     low, high = up.amin(dim=(1, 2), keepdim=True), up.amax(dim=(1, 2), keepdim=True)
-    yield Check("cav_eq11_k5", array((up - low) / (high - low)), arrays["cav_eq11_k5"], 0, 1e-6 if dtype == "float64" else 1e-5)
+    yield Check(
+        "cav_eq11_k5", array((up - low) / (high - low)), arrays["cav_eq11_k5"], 0, 1e-6 if dtype == "float64" else 1e-5
+    )
 
 
 def push(arrays: Arrays, dtype: str) -> Iterator[Check]:
@@ -171,19 +178,47 @@ def push(arrays: Arrays, dtype: str) -> Iterator[Check]:
         best = search(rows, step)
         found = [best[j] for j in range(len(p))]
         for position, name in enumerate(("image", "row", "col"), start=1):
-            yield Check(f"{name} (batches of {step})", np.array([patch.key[position] for patch in found]), arrays[name], 0, 0)
-        yield Check(f"projected (batches of {step})", array(torch.stack([patch.vector_C for patch in found])), arrays["projected"], 0, 0)
-    away = proto.distances(torch.stack([patch.vector_C for patch in found])[:, :, None, None], p, "l2")[..., 0, 0].diagonal()
+            yield Check(
+                f"{name} (batches of {step})", np.array([patch.key[position] for patch in found]), arrays[name], 0, 0
+            )
+        yield Check(
+            f"projected (batches of {step})",
+            array(torch.stack([patch.vector_C for patch in found])),
+            arrays["projected"],
+            0,
+            0,
+        )
+    away = proto.distances(torch.stack([patch.vector_C for patch in found])[:, :, None, None], p, "l2")[
+        ..., 0, 0
+    ].diagonal()
     yield Check("distance_l2", array(away), arrays["distance_l2"], 0, 1e-12 if dtype == "float64" else 1e-6)
     turned = projection.reduce_patches(
         [{j: q for j, (q, _) in projection.nearest_patches(features.flip(0), rows, labels.flip(0), p, classes).items()}]
     )
     last = len(features) - 1
-    yield Check("image_if_dataset_reversed", np.array([last - turned[j].key[1] for j in range(len(p))]), arrays["image_if_dataset_reversed"], 0, 0)
+    yield Check(
+        "image_if_dataset_reversed",
+        np.array([last - turned[j].key[1] for j in range(len(p))]),
+        arrays["image_if_dataset_reversed"],
+        0,
+        0,
+    )
     anywhere = search(rows, 5, any_class=True)
-    yield Check("any_class_image_row_col", np.array([anywhere[j].key[1:] for j in range(len(p))]), arrays["any_class_image_row_col"], 0, 0)
+    yield Check(
+        "any_class_image_row_col",
+        np.array([anywhere[j].key[1:] for j in range(len(p))]),
+        arrays["any_class_image_row_col"],
+        0,
+        0,
+    )
     cosine = search(rows, 5, measure="cosine")
-    yield Check("cosine_class_image_row_col", np.array([cosine[j].key[1:] for j in range(len(p))]), arrays["cosine_class_image_row_col"], 0, 0)
+    yield Check(
+        "cosine_class_image_row_col",
+        np.array([cosine[j].key[1:] for j in range(len(p))]),
+        arrays["cosine_class_image_row_col"],
+        0,
+        0,
+    )
 
 
 def pruning(arrays: Arrays, dtype: str) -> Iterator[Check]:
@@ -204,7 +239,9 @@ def pruning(arrays: Arrays, dtype: str) -> Iterator[Check]:
         official = arrays[f"official_keep_order_k{k}_t{threshold}"]  # not ascending by accident: compared as a set
         yield Check(f"keep_k{k}_t{threshold} (ascending)", np.array(kept), np.sort(official), 0, 0)
         order = np.argsort(official)
-        yield Check(f"W_h1_after_k{k}_t{threshold}", weight[:, kept], arrays[f"W_h1_after_k{k}_t{threshold}"][:, order], 0, 0)
+        yield Check(
+            f"W_h1_after_k{k}_t{threshold}", weight[:, kept], arrays[f"W_h1_after_k{k}_t{threshold}"][:, order], 0, 0
+        )
     found = projection.nearest_patches(features, torch.arange(len(features)), t["labels"], p, t["class_of_prototype"])
     places = [found[j][0].key[1:] for j in range(len(classes))]
     yield Check("projected_image_row_col", np.array(places), arrays["projected_image_row_col"], 0, 0)

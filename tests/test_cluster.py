@@ -14,7 +14,9 @@ from typing import Any
 
 import optuna
 import pytest
+import ray
 from optuna.trial import TrialState
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from bench.cluster import failures, host, nodes
 from bench.cluster.failures import Failure
@@ -360,6 +362,9 @@ def test_kinds_of_failure(tmp_path: Path) -> None:
         assert str(failures.unpack(failures.pack(found))) == str(found)
     assert failures.classify(TimeoutError("not finished after 3 s")) == Failure("timeout", "not finished after 3 s")
     assert failures.classify(RuntimeError("[/gloo/pair.cc:547] Connection closed by peer")).kind == "lost"
+    dead, peer, bug = ray.exceptions.RayActorError(), RuntimeError("gloo: closed by peer"), KeyError("x")
+    for errors, kind in (({0: bug, 1: dead}, "lost"), ({0: peer, 1: bug}, "bug"), ({0: peer}, "lost")):
+        assert failures.classify(WorkerGroupError("workers failed", errors)).kind == kind
     assert failures.fatal(DataError("a", "b", "c")) is None and issubclass(LeakError, UserError)
 
 
@@ -523,23 +528,33 @@ def test_ctrl_c_and_budget_keep_the_state(tmp_path: Path, record: Record, local_
 
 @pytest.mark.ray
 def test_two_workers(tmp_path: Path, record: Record, local_ray: Cluster) -> None:
-    """Two gloo workers inside a trial; rank 1 is killed in epoch 2, the group resumes there; an error ends another."""
+    """Two gloo workers inside a trial; rank 1 is killed in epoch 2, and the group resumes there."""
     job = {"folder": str(tmp_path / "a"), "epochs": 3, "epoch_s": 0.2, "x": 1.0, "fate": {"2": "die"}}
-    broken = {**job, "folder": str(tmp_path / "b"), "fate": {"1": "nan"}}
     endings = run_trials(
-        ListSearch({0: job, 1: broken}), "tests.toy_trials:train_together", storage_dir=tmp_path / "ray",
-        share=Share(workers=2), max_failures=2, on_report=record.report,
+        ListSearch({0: job}), "tests.toy_trials:train_together", storage_dir=tmp_path / "ray", share=Share(workers=2),
+        on_report=record.report,
     )  # fmt: skip
-    ended = {e.number: e for e in endings}
-    assert ended[0].state == "complete" and record.epochs(0) == [1, 2, 3]
-    assert {(p["ranks"], p["world"]) for n, p in record.reports if n == 0} == {(1.0, 2)}
+    assert [e.state for e in endings] == ["complete"] and record.epochs(0) == [1, 2, 3]
+    assert {(payload["ranks"], payload["world"]) for _, payload in record.reports} == {(1.0, 2)}
     starts = [e["epoch"] for e in toy_trials.events(tmp_path / "a") if e["event"] == "start" and e["rank"] == 1]
     assert starts == [1, 2, 2, 3]
-    assert ended[1].state == "failed" and ended[1].failure is not None and ended[1].failure.kind == "diverged"
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_two_workers_fail_and_work_without_tune(tmp_path: Path, local_ray: Cluster) -> None:
+    job = {"folder": str(tmp_path / "b"), "epochs": 2, "epoch_s": 0.2, "x": 1.0, "fate": {"1": "nan"}}
+    endings = run_trials(
+        ListSearch({1: job}), "tests.toy_trials:train_together", storage_dir=tmp_path / "ray", share=Share(workers=2)
+    )
+    assert endings[0].failure is not None and endings[0].failure.kind == "diverged"
     seen: list[int] = []
-    resumed = {**job, "epochs": 4}  # without Tune, and from the folder alone
-    fit_distributed(resumed, "tests.toy_trials:train_together", workers=2, on_report=lambda p: seen.append(p["number"]))
-    assert seen == [4]
+    whole = {**job, "folder": str(tmp_path / "c"), "fate": {}}
+    toy_trials.checkpoint(tmp_path, 1)  # a folder is taken up, whoever left it
+    (tmp_path / "c").mkdir()
+    (tmp_path / "epoch").rename(tmp_path / "c" / "epoch")
+    fit_distributed(whole, "tests.toy_trials:train_together", workers=2, on_report=lambda p: seen.append(p["number"]))
+    assert seen == [2]
 
 
 @pytest.mark.ray

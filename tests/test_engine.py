@@ -124,7 +124,9 @@ def test_the_best_selectable_epoch_on_validation_is_kept(tiny: Tiny, monkeypatch
     scripted(monkeypatch, [0.99, 0.6, 0.8, None, float("nan"), 0.7, 0.8], seen)
     reports = train_stages(method, [Stage("warm", [group], 1, selectable=False), Stage("joint", [group], 6)], tiny)
     assert [r.selectable for r in reports] == [False] + 6 * [True] + [False]
-    assert int(method.ages) == steps_in(tiny, 3), "the first best one, 0.8 of the third epoch, not 0.99 of the warm stage"
+    assert int(method.ages) == steps_in(tiny, 3), (
+        "the first best one, 0.8 of the third epoch, not 0.99 of the warm stage"
+    )
     split = tiny.prepared.split()
     validation = set(split.table["record_id"][split.table["side"] == "validation"])
     assert all(records and records <= validation for records in seen)
@@ -144,7 +146,10 @@ def test_a_stage_may_begin_from_the_best(tiny: Tiny, monkeypatch: pytest.MonkeyP
     method, ages = staged(), []
     group = method.group("all", method.conv, method.norm, method.head, lr=0.01)
     scripted(monkeypatch, [0.9, 0.3, 0.2])
-    stages = [Stage("a", [group], 3), Stage("end", epochs=0, start="best", after=lambda _: ages.append(int(method.ages)))]
+    stages = [
+        Stage("a", [group], 3),
+        Stage("end", epochs=0, start="best", after=lambda _: ages.append(int(method.ages))),
+    ]
     train_stages(method, stages, tiny)
     assert ages == [steps_in(tiny, 1)] and int(method.ages) == ages[0]
 
@@ -155,7 +160,11 @@ def test_an_optimiser_outlives_its_stages(tiny: Tiny, monkeypatch: pytest.Monkey
     conv, head = method.group("conv", method.conv, lr=0.02), method.group("head", method.head, lr=0.01)
     tail = method.group("head", method.head, lr=0.001)
     data = tiny.training(method.inputs())
-    method.stages = lambda: [Stage("a", [conv], 1, optimiser="x"), Stage("b", [head], 1, optimiser="x"), Stage("c", [tail, conv], 1, optimiser="x")]  # type: ignore[method-assign]
+    method.stages = lambda: [
+        Stage("a", [conv], 1, optimiser="x"),
+        Stage("b", [head], 1, optimiser="x"),
+        Stage("c", [tail, conv], 1, optimiser="x"),
+    ]  # type: ignore[method-assign]
     run = loop._Run(method, data, SETTINGS, Worker(), None)
     before, steps = method.conv.weight.clone(), []
     for report in run.reports():
@@ -163,7 +172,9 @@ def test_an_optimiser_outlives_its_stages(tiny: Tiny, monkeypatch: pytest.Monkey
             assert torch.equal(method.conv.weight, before)
         before = method.conv.weight.clone()
         adam = run.optimisers["x"]
-        steps.append([int(adam.state[p]["step"]) if p in adam.state else 0 for p in (method.conv.weight, method.head.weight)])
+        steps.append(
+            [int(adam.state[p]["step"]) if p in adam.state else 0 for p in (method.conv.weight, method.head.weight)]
+        )
     one = steps_in(tiny, 1)
     assert steps[:3] == [[one, 0], [one, one], [2 * one, 2 * one]]
     assert sorted(group["lr"] for group in run.optimisers["x"].param_groups) == [0.001, 0.02]
@@ -345,7 +356,9 @@ def test_a_cut_run_goes_on_from_its_checkpoint(ready: Ready, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("side", "kind"), [("validation", "patients"), ("test", "patients"), ("test", "images")])
-def test_an_ancestor_that_has_seen_a_judging_side_is_refused(ready: Ready, tmp_path: Path, side: str, kind: str) -> None:
+def test_an_ancestor_that_has_seen_a_judging_side_is_refused(
+    ready: Ready, tmp_path: Path, side: str, kind: str
+) -> None:
     table = ready.split.table
     seen = table[table["side"] == side].iloc[0]
     lineage = {"patients": [], "images": [], kind: [seen["patient" if kind == "patients" else "image_hash"]]}

@@ -35,7 +35,9 @@ def batches(n: int = 3) -> list[Any]:
 # ---- schedule ----------------------------------------------------------------------------------------------------
 def test_published_schedule() -> None:
     config = models.load("iaia_bl").Config(weights="none")
-    stages = models.load("iaia_bl")(config.model_copy(update={"width": 0.05}), Task.of("margin", provides=PROVIDES)).stages()
+    stages = models.load("iaia_bl")(
+        config.model_copy(update={"width": 0.05}), Task.of("margin", provides=PROVIDES)
+    ).stages()
     assert [s.name for s in stages[:4]] == ["warm", "joint 1", "project 1", "h1 1"]
     assert [s.name for s in stages[-3:]] == ["prune", "h1 pruned", "malignancy"]
     done, pushes = 0, []
@@ -126,7 +128,11 @@ def test_who_takes_part_in_the_fine_loss() -> None:
     batch = toy_batch(4)
     batch.has_mask[:] = torch.tensor([True, True, True, False])
     batch.has_fine[:] = torch.tensor([True, False, False, False])
-    for settings, taken in (({}, [1, 1, 1, 0]), ({"fine_scope": "fine_only"}, [1, 0, 0, 0]), ({"fine_unannotated": "all_relevant"}, [1] * 4)):
+    for settings, taken in (
+        ({}, [1, 1, 1, 0]),
+        ({"fine_scope": "fine_only"}, [1, 0, 0, 0]),
+        ({"fine_unannotated": "all_relevant"}, [1] * 4),
+    ):
         outside, who = toy_method("iaia_bl", **settings).relevance(batch, batch.mask)
         assert who.tolist() == [bool(t) for t in taken]
         torch.testing.assert_close(outside[0], 1 - batch.fine_mask[0])
@@ -143,7 +149,9 @@ def test_five_times_17_samples_give_the_gradient_of_85() -> None:
     def gradient(batch: Any, world: int) -> torch.Tensor:
         method.zero_grad()
         loss = method(batch, JOINT)
-        torch.stack([t.value * t.weight * (world if t.reduction == "sum" else 1) for t in loss.values()]).sum().backward()
+        torch.stack(
+            [t.value * t.weight * (world if t.reduction == "sum" else 1) for t in loss.values()]
+        ).sum().backward()
         return torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
 
     one = gradient(whole, 1)
@@ -179,7 +187,10 @@ def test_prototypes_start_in_lesions_of_their_class() -> None:
 def test_pruned_prototypes_contribute_nothing_and_states_still_load() -> None:
     method, context = toy_method("iaia_bl"), ToyContext(batches())
     method.project(context)
-    method.prototypes.data[1], method.source_place[1] = method.prototypes.data[0].clone(), method.source_place[0].clone()
+    method.prototypes.data[1], method.source_place[1] = (
+        method.prototypes.data[0].clone(),
+        method.source_place[0].clone(),
+    )
     method.prune(context)
     assert not bool(method.active[1])
     assert bool(method.active[0])
@@ -222,7 +233,10 @@ def test_malignancy_is_read_from_margins_and_touches_nothing_else() -> None:
     batch = made[1]
     prediction = method.predict(batch, "malignancy")
     logits = method.predict(batch, "margin").scores
-    expected = sum(logits[:, k] * v for k, v in enumerate(list(method.coefficients.values())[:3])) + method.coefficients["intercept"]
+    expected = (
+        sum(logits[:, k] * v for k, v in enumerate(list(method.coefficients.values())[:3]))
+        + method.coefficients["intercept"]
+    )
     torch.testing.assert_close(prediction.scores[:, 1], expected, rtol=1e-4, atol=1e-4)
     assert (prediction.scores[:, 0] == 0).all()
     torch.testing.assert_close(prediction.probabilities[:, 1], torch.sigmoid(expected), rtol=1e-4, atol=1e-4)

@@ -108,7 +108,9 @@ class _RandomTrial:
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         return float(np.exp(self.rng.uniform(np.log(low), np.log(high))) if log else self.rng.uniform(low, high))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
@@ -133,7 +135,9 @@ def test_inputs_and_stages_fit_together(name: str, track: str) -> None:
         assert set(ids) <= parameters
         assert len(ids) == len(set(ids)), "a parameter stands in two groups"
         if stage.optimiser is not None:
-            assert keys.setdefault(stage.optimiser, ids) == ids, "stages that share an optimiser train the same parameters"
+            assert keys.setdefault(stage.optimiser, ids) == ids, (
+                "stages that share an optimiser train the same parameters"
+            )
     assert type(method).requires(method.config, method.task) == [], "weights: none needs no other run"
 
 
@@ -159,7 +163,9 @@ def test_loss_terms_are_finite_and_reach_what_is_trained(name: str, track: str) 
             gradients = [p.grad for p in group.parameters if p.grad is not None]
             assert gradients, f"no gradient reaches group {group.name} in stage {stage.name}"
             assert all(bool(g.isfinite().all()) for g in gradients)
-            assert any(bool((g != 0).any()) for g in gradients), f"group {group.name} in stage {stage.name}: all gradients are 0"
+            assert any(bool((g != 0).any()) for g in gradients), (
+                f"group {group.name} in stage {stage.name}: all gradients are 0"
+            )
         frozen = [p for p in method.parameters() if not any(p is w for w in wanted)]
         assert all(p.grad is None for p in frozen), "a gradient reaches a frozen parameter"
 
@@ -245,17 +251,23 @@ def test_maps_evidence_and_panels(name: str, track: str, trained: dict[tuple[str
         bias = 0 if evidence.bias is None else evidence.bias
         torch.testing.assert_close(evidence.contributions.sum(dim=1) + bias, scores, rtol=1e-4, atol=1e-4)
         sources = len(evidence.names)
-        assert evidence.maps.shape[:2] == (len(batch), sources) and evidence.contributions.shape[1] == sources == len(evidence.classes)
+        assert evidence.maps.shape[:2] == (len(batch), sources) and evidence.contributions.shape[1] == sources == len(
+            evidence.classes
+        )
         assert len(set(evidence.names)) == sources
     rows = method.explain(batch)
     assert len(rows) == len(batch)
-    for panel in [panel for row in rows for panel in row] + [panel for page in method.artifacts().values() for panel in page]:
+    for panel in [panel for row in rows for panel in row] + [
+        panel for page in method.artifacts().values() for panel in page
+    ]:
         assert panel.image.ndim == 2 and panel.image.min() >= 0 and panel.image.max() <= 1
         assert panel.map is None or (panel.map.min() >= 0 and panel.map.max() <= 1)
     assert method.variants()[0].name == "default"
     for variant in method.variants():
         assert len(method.vary(method.predict(batch, own), maps, variant).scores) == len(batch)
-    assert all(torch.equal(v.nan_to_num(), state[k].nan_to_num()) for k, v in method.state_dict().items()), "reading changes the state"
+    assert all(torch.equal(v.nan_to_num(), state[k].nan_to_num()) for k, v in method.state_dict().items()), (
+        "reading changes the state"
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -68,7 +68,9 @@ def trained_on_fine_alone(norm: proto.FineNorm, distance: str, label: int, flipp
 
 @pytest.mark.parametrize(("norm", "distance"), [("stacked", "l2"), ("per_prototype", "l2"), ("stacked", "l2sq")])
 def test_fine_loss_alone_moves_activation_into_the_mask(norm: proto.FineNorm, distance: str) -> None:
-    before, inside = np.mean([trained_on_fine_alone(norm, distance, label, flipped=False) for label in range(3)], axis=0)
+    before, inside = np.mean(
+        [trained_on_fine_alone(norm, distance, label, flipped=False) for label in range(3)], axis=0
+    )
     assert inside > before + 0.15
     away = np.mean([trained_on_fine_alone(norm, distance, label, flipped=True)[1] for label in range(3)])
     assert away < before, "with the mask's polarity turned round, activation leaves the lesion"
@@ -144,7 +146,9 @@ def test_lean_fine_loss_equals_the_plain_one(norm: proto.FineNorm) -> None:
 
 def _plain(s: Tensor, outside: Tensor, label: int, kind: Tensor, active: Tensor, norm: str) -> Tensor:
     up = proto.upsample(s[None], (outside.shape[1], outside.shape[2]))[0]
-    groups = {"stacked": [kind == label, kind < label, kind > label]}.get(norm, [torch.arange(len(kind)) == j for j in range(len(kind))])
+    groups = {"stacked": [kind == label, kind < label, kind > label]}.get(
+        norm, [torch.arange(len(kind)) == j for j in range(len(kind))]
+    )
     total = s.new_zeros(())
     for group in groups:
         here = up[group & active]
@@ -199,7 +203,11 @@ def test_start_in_lesions_does_not_depend_on_workers_and_stays_inside() -> None:
     whole = projection.lesion_draws(z, mask, rows, labels, seed=3)
     assert {float(vector[0]) for _, _, vector in whole} <= {6.0, 7.0}
     assert len(whole) == 5
-    halves = [draw for part in (rows[::2], rows[1::2]) for draw in projection.lesion_draws(z[part], mask[part], part, labels[part], 3)]
+    halves = [
+        draw
+        for part in (rows[::2], rows[1::2])
+        for draw in projection.lesion_draws(z[part], mask[part], part, labels[part], 3)
+    ]
     keys = [[draw[0] for draw in projection.keep_lowest(draws, 2, 2)] for draws in (whole, halves)]
     assert keys[0] == keys[1]
 
@@ -219,7 +227,9 @@ def test_duplicates_keep_the_lowest_index() -> None:
 def test_logistic_regression_meets_its_own_optimum(penalty: Literal["none", "l2"]) -> None:
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(300, 3)) * [1, 20, 5] + [3, 0, -40])
-    y = torch.from_numpy((rng.random(300) < 1 / (1 + np.exp(-(x[:, 0].numpy() - 3 + 0.1 * x[:, 1].numpy())))).astype(int))
+    y = torch.from_numpy(
+        (rng.random(300) < 1 / (1 + np.exp(-(x[:, 0].numpy() - 3 + 0.1 * x[:, 1].numpy())))).astype(int)
+    )
     weight, bias = projection.logistic(x, y, penalty)
     residual = torch.sigmoid(x @ weight + bias) - y
     assert abs(float(residual.sum())) < 1e-4

@@ -52,7 +52,9 @@ def test_the_published_trunk_is_torchvisions() -> None:
         assert Trunk(0.125, 4, "none", "none")(torch.rand(1, 1, 64, 64)).shape == (1, 64, 8, 8)
 
 
-def test_imagenet_weights_are_read_where_they_lie_and_asked_for_where_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_imagenet_weights_are_read_where_they_lie_and_asked_for_where_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = toy_config("vgg16", weights="imagenet", width=1.0, trunk_blocks=4)
     method, task = models.load("vgg16"), Task.of("margin")
@@ -131,7 +133,9 @@ def test_maps_work_wherever_gradients_are_switched_off() -> None:
 
 
 def test_it_learns_the_toy_classes() -> None:
-    method = toy_method("vgg16", norm="batch", head="pool_linear", input_norm="per_image", width=0.125, lr=3e-3, weight_decay=0.0)
+    method = toy_method(
+        "vgg16", norm="batch", head="pool_linear", input_norm="per_image", width=0.125, lr=3e-3, weight_decay=0.0
+    )
     batches = [toy_batch(12, seed=s, first_row=12 * s) for s in range(4)]
     train(method, method.stages()[0], batches, 40)
     method.eval()

@@ -21,7 +21,12 @@ def toy_batch(n: int = 12, size: int = 32, classes: int = 3, seed: int = 0, firs
     """
     rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[:size, :size].astype(float)
-    image, mask, fine, boxes = np.empty((n, 1, size, size)), np.empty((n, 1, size, size)), np.empty((n, 1, size, size)), []
+    image, mask, fine, boxes = (
+        np.empty((n, 1, size, size)),
+        np.empty((n, 1, size, size)),
+        np.empty((n, 1, size, size)),
+        [],
+    )
     labels = np.arange(first_row, first_row + n) % classes
     for i, label in enumerate(labels):
         radius = size * rng.uniform(0.16, 0.22)
@@ -65,7 +70,9 @@ def subset(batch: Batch, rows: Sequence[int] | Tensor) -> Batch:
 
 def as_double(batch: Batch) -> Batch:
     """The same batch with float64 images and masks."""
-    return Batch(**{k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in vars(batch).items()})
+    return Batch(
+        **{k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in vars(batch).items()}
+    )
 
 
 class ToyContext:
@@ -120,12 +127,18 @@ def freeze(method: Method, stage: Stage) -> list[torch.nn.Parameter]:
     return wanted
 
 
-def train(method: Method, stage: Stage, batches: Sequence[Batch], steps: int, plain_lr: float = 0.0) -> list[Mapping[str, float]]:
+def train(
+    method: Method, stage: Stage, batches: Sequence[Batch], steps: int, plain_lr: float = 0.0
+) -> list[Mapping[str, float]]:
     """A few steps of one stage; the terms of each step. plain_lr: at least this rate everywhere, and no weight decay."""
     freeze(method, stage)
     optimiser = torch.optim.Adam(
         [
-            {"params": list(g.parameters), "lr": max(g.lr, plain_lr), "weight_decay": 0.0 if plain_lr else g.weight_decay}
+            {
+                "params": list(g.parameters),
+                "lr": max(g.lr, plain_lr),
+                "weight_decay": 0.0 if plain_lr else g.weight_decay,
+            }
             for g in stage.groups
         ]
     )

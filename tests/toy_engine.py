@@ -43,7 +43,9 @@ class Config(MethodConfig):
     size: int = Field(SIZE, kind="budget", description="side of the input")
     batch_size: int = Field(12, kind="budget", description="samples per step")
     roi: Roi = Field(ROI, description="region")
-    noisy: bool = Field(True, description="batch norm and dropout: state and randomness that a resumed run must meet again")
+    noisy: bool = Field(
+        True, description="batch norm and dropout: state and randomness that a resumed run must meet again"
+    )
     sums: float = Field(0.1, description="weight of a term that is summed over samples")
     explode_at: int = Field(-1, description="step at which the loss becomes NaN; -1: never")
 

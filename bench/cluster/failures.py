@@ -49,7 +49,10 @@ def classify(error: BaseException) -> Failure:
         return classify(cause)
     failures = getattr(error, "worker_failures", None)  # WorkerGroupError of Ray Train: by rank
     if failures:
-        found = [classify(failures[rank]) for rank in sorted(failures)]
+        errors = [failures[rank] for rank in sorted(failures)]
+        if any(isinstance(one, ray.exceptions.RayActorError) for one in errors):
+            return Failure("lost", f"{len(errors)} of its workers failed after one had died")
+        found = [classify(one) for one in errors]
         return next((one for one in found if one.kind != "lost"), found[0])
     return Failure(_kind(error), _reason(error))
 

@@ -19,6 +19,7 @@ from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from bench.cluster import ENVIRONMENT
+from data import plugins
 from data.errors import ConfigError, MachineError
 
 OUTER_CPU = 0.05  # what a trial takes beside its workers, when it has several
@@ -134,7 +135,7 @@ def _start(num_cpus: int | None, num_gpus: int | None, object_store_bytes: int) 
 
 def _join(address: str) -> None:
     """Join a running cluster; its workers get our settings, as they were not started with them."""
-    variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    variables = {name: os.environ[name] for name in (*ENVIRONMENT, plugins.VARIABLE) if name in os.environ}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
     except ConnectionError as error:

@@ -19,7 +19,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Queue
 
-from bench.cluster.failures import Failed, Failure, classify, fatal, pack, peer_lost, unpack, write_log
+from bench.cluster.failures import Failed, Failure, classify, fatal, pack, unpack
 from bench.cluster.lease import Lease
 from bench.cluster.process import fresh_process, load, payload_of
 from bench.cluster.trials import GROUP, Payload
@@ -27,6 +27,7 @@ from bench.engine.worker import Worker
 
 POLL_S = 0.5
 ABORT_S = 20.0
+CERTAIN = ("oom", "diverged", "data")  # kinds of failure that no dying peer can cause
 
 
 def fit_distributed(
@@ -140,7 +141,10 @@ def _fit(
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One of N workers. An error of the training is noted and ends the group; a lost peer only restarts it."""
+    """One of N workers. An error that is certainly the training's own is noted and ends the group.
+
+    Any other restarts it: when a peer dies, what the rest meet can look like anything.
+    """
     job, note = config["job"], Path(config["note"])
     if note.exists():
         return
@@ -161,12 +165,11 @@ def _worker(config: dict[str, Any]) -> None:
                 if note.exists():
                     return
     except Exception as error:
-        if not peer_lost(error):
-            user_error = fatal(error)
-            failure = classify(error)
-            content = {"fatal": pack(user_error)} if user_error else {"kind": failure.kind, "reason": failure.reason}
-            _write(note, content)
-            write_log(Path(job["folder"]), error)
+        user_error, failure = fatal(error), classify(error)
+        if user_error is not None:
+            _write(note, {"fatal": pack(user_error)})
+        elif failure.kind in CERTAIN:
+            _write(note, {"kind": failure.kind, "reason": failure.reason})
         raise
 
 

@@ -78,7 +78,8 @@ class _Run:
                 started = time.monotonic()
                 seed_torch(self.settings.seed, stage.name, position, "after")
                 self.method.eval()
-                stage.after(self.context)
+                with self._precision():
+                    stage.after(self.context)
                 progress.best_value, progress.best_state = None, None
                 progress.stage, progress.epoch = position + 1, 0
                 yield self._report(stage, 0, {}, 0.0, started)
@@ -94,9 +95,10 @@ class _Run:
         model: nn.Module = self.method
         if self.worker.world_size > 1:
             model = DistributedDataParallel(self.method, find_unused_parameters=True)
-        cached = (
-            CachedStream.make(self.method, stage, self.data, self.settings.seed, self.worker) if stage.cache else None
-        )
+        cached = None
+        if stage.cache:
+            with self._precision():
+                cached = CachedStream.make(self.method, stage, self.data, self.settings.seed, self.worker)
         for epoch in range(progress.epoch, stage.epochs):
             started = time.monotonic()
             seed_torch(self.settings.seed, stage.name, position, epoch, self.worker.rank)
@@ -139,7 +141,7 @@ class _Run:
         for batch in steps:
             batch = batch.to(device)
             self._set_rates(optimiser, stage, key, progress.epochs.get(key, 0) + count / expected)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
+            with self._precision():
                 loss: Loss = model(batch, stage)
             share = self._share(loss, len(batch), f"stage {stage.name}, epoch {epoch + 1}, step {count + 1}")
             total = self._total(loss, share)
@@ -191,6 +193,11 @@ class _Run:
         if self.worker.world_size > 1:
             for buffer in self.method.buffers():
                 dist.broadcast(buffer, 0)
+
+    def _precision(self) -> torch.autocast:
+        """The precision of everything that reads the network: a prototype projected in one and read in another would not
+        be at distance 0 from its own patch."""
+        return torch.autocast(self.worker.torch_device.type, torch.bfloat16, enabled=self.settings.bf16)
 
     # ---- optimisers ---------------------------------------------------------------------------------------------
     def _freeze(self, stage: Stage) -> None:

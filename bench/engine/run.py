@@ -172,7 +172,9 @@ def _ancestors(job: Job, split: Split) -> list[dict[str, list[str]]]:
     for name, folder in job.requirements.items():
         path = Path(folder) / LINEAGE
         if not path.is_file():
-            raise DataError("the run that this one starts from is not finished", f"{name}, {path.parent.name}", "run it first")
+            raise DataError(
+                "the run that this one starts from is not finished", f"{name}, {path.parent.name}", "run it first"
+            )
         found.append(json.loads(path.read_text()))
         _refuse_seen(split, found[-1], ("validation", "test"), name)
     return found
