@@ -25,6 +25,8 @@ from data.errors import ConfigError
 from data.tracks import TRACKS
 from models.method import MethodConfig
 
+SEEDS = 1000  # a job's number is its method's position x SEEDS + its seed
+
 
 @dataclass(frozen=True)
 class FinalPlan:
@@ -89,12 +91,16 @@ def run_finals(
         entry = _open_ledger(ready, plan, jobs[1])
         for seed, job in final_jobs(ready, plan, entry).items():
             if seed in open_seeds:
-                waiting[position * 1000 + seed] = (ready, plan, job)
+                waiting[position * SEEDS + seed] = (ready, plan, job)
         for seed in open_seeds:
             needed += ready.all_requirements(plan.config, TUNING_SEED if plan.share_requirements else seed)
     if waiting:
         run_requirements(finals[0][0], needed, tracker, seen)
         found |= _train(waiting, tracker, seen)
+    for (position, seed), run_id in found.items():
+        folder = Path(final_jobs(*finals[position])[seed].folder)
+        if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
+            draw_run(tracker, run_id, Job.model_validate_json((folder / "job.json").read_text()), pictures=seed == 1)
     return [
         [found[(position, seed)] for seed in range(1, plan.seeds + 1) if (position, seed) in found]
         for position, (_, plan) in enumerate(finals)
@@ -104,32 +110,31 @@ def run_finals(
 def _train(
     waiting: Mapping[int, tuple[Ready, FinalPlan, Job]], tracker: Tracker, seen: Seen
 ) -> dict[tuple[int, int], str]:
-    """Run the jobs by track (an MLflow experiment each) and record what they left."""
-    ids: dict[tuple[int, int], str] = {}
-    for track in sorted({job.spec.track for _, _, job in waiting.values()}):
-        mine = {number: item for number, item in waiting.items() if item[2].spec.track == track}
+    """Run the jobs and record what they left; (position, seed) -> run id."""
 
-        def finished(number: int, run_id: str, payload: Mapping[str, Any], mine: Any = mine) -> None:
-            ready, _, job = mine[number]
-            keep_state(tracker, run_id, job)
-            _keep_references(tracker, run_id, ready, job)
+    def finished(number: int, run_id: str, payload: Mapping[str, Any]) -> None:
+        ready, _, job = waiting[number]
+        keep_state(tracker, run_id, job)
+        _keep_references(tracker, run_id, ready, job)
 
-        recorder = Recorder(
-            tracker, track, "final", lambda number, mine=mine: mine[number][2],  # type: ignore[misc]
-            tags=lambda number, mine=mine: _tags(*mine[number]), finished=finished, seen=seen,  # type: ignore[misc]
-        )  # fmt: skip
-        ready = next(iter(mine.values()))[0]
-        run_trials(
-            ListSearch({number: job.model_dump(mode="json") for number, (_, _, job) in mine.items()}),
-            TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready),
-            on_report=recorder.on_report, on_end=recorder.on_end,
-        )  # fmt: skip
-        for number, run_id in recorder.run_ids.items():
-            ids[(number // 1000, number % 1000)] = run_id
-            job = mine[number][2]
-            if is_done(Path(job.folder)):
-                draw_run(tracker, run_id, job, pictures=number % 1000 == 1)
-    return ids
+    recorder = Recorder(
+        tracker,
+        "final",
+        lambda number: waiting[number][2],
+        tags=lambda number: _tags(*waiting[number]),
+        finished=finished,
+        seen=seen,
+    )
+    ready = next(iter(waiting.values()))[0]
+    run_trials(
+        ListSearch({number: job.model_dump(mode="json") for number, (_, _, job) in waiting.items()}),
+        TRAINABLE,
+        storage_dir=ready.home.ray,
+        share=share_of(ready),
+        on_report=recorder.on_report,
+        on_end=recorder.on_end,
+    )
+    return {(number // SEEDS, number % SEEDS): run_id for number, run_id in recorder.run_ids.items()}
 
 
 def _open_ledger(ready: Ready, plan: FinalPlan, job: Job) -> str:

@@ -25,7 +25,13 @@ RULE = "chosen by rule: seeded, stratified by class and by right or wrong"
 
 
 def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None:
-    """ROC and confusion of each track's test frame; with `pictures` also panels and galleries, into the run's artifacts."""
+    """ROC and confusion of each track's test frame; with `pictures` also panels and galleries, into the run's artifacts.
+
+    Does nothing where they are there already.
+    """
+    artifacts = tracker.run(run_id).artifacts
+    if artifacts is not None and (artifacts / "plots").is_dir() and ((artifacts / PICTURES).is_dir() or not pictures):
+        return
     folder = Path(job.folder) / "pictures"
     for track in job.tracks:
         frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")

@@ -17,12 +17,11 @@ Payload = Mapping[str, Any]
 class Recorder:
     """Opens a run per number when its first report comes, and closes it with its last. The driver alone writes.
 
-    track: the experiment. jobs(number) -> the job. finished(number, run_id, payload): called before a complete run is
+    jobs(number) -> the job; its track is the experiment. finished(number, run_id, payload): called before a complete run is
     closed, to add artifacts. seen: called with each report, for progress. tags(number): what else is known of the run.
     """
 
     tracker: Tracker
-    track: str
     kind: Kind
     jobs: Callable[[int], Job]
     parent: str | None = None
@@ -41,7 +40,7 @@ class Recorder:
                 "fold": spec.fold, "run_name": job.name, **self.tags(number),
             }  # fmt: skip
             run_id = self.tracker.start(
-                self.track, name=job.name, kind=self.kind, identity=spec.identity, params=spec.config, tags=tags,
+                spec.track, name=job.name, kind=self.kind, identity=spec.identity, params=spec.config, tags=tags,
                 parent=self.parent, number=number if self.parent else None,
             )  # fmt: skip
             hashes = {"data_hash": spec.data_hash, "split_hash": spec.split_hash}

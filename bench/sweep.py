@@ -58,7 +58,6 @@ def run_requirements(ready: Ready, jobs: list[Job], tracker: Tracker, seen: Seen
 def _run_wave(ready: Ready, jobs: Mapping[int, Job], tracker: Tracker, seen: Seen) -> None:
     recorder = Recorder(
         tracker,
-        next(iter(jobs.values())).spec.track,
         "requirement",
         lambda number: jobs[number],
         seen=seen,
@@ -116,7 +115,7 @@ def run_sweep(
 
     known = {run.number: run for run in tracker.runs(kind="trial", parent=parent) if run.number is not None}
     recorder = Recorder(
-        tracker, ready.task.track.name, "trial", lambda number: jobs[number], parent=parent, seen=seen,
+        tracker, "trial", lambda number: jobs[number], parent=parent, seen=seen,
         finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
     )  # fmt: skip
     with DurableSearch(

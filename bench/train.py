@@ -26,7 +26,7 @@ def run_train(ready: Ready, seed: int, tracker: Tracker, seen: Seen = lambda num
 
     finished = tracker.find(spec.identity, "train")
     recorder = Recorder(
-        tracker, spec.track, "train", lambda number: job, seen=see,
+        tracker, "train", lambda number: job, seen=see,
         finished=lambda number, run_id, payload: keep_state(tracker, run_id, job) if finished is None else None,
     )  # fmt: skip
     if finished is not None:

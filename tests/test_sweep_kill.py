@@ -73,6 +73,7 @@ TOY = Sweep(
 )
 
 
+@pytest.mark.long  # the same with the real engine and MLflow is test_sweep_kill_mlflow.py; here epochs are long enough to be cut
 @pytest.mark.ray
 @pytest.mark.parametrize("sweep", [pytest.param(TOY, id="toy")])
 def test_killed_three_times(tmp_path: Path, sweep: Sweep) -> None:

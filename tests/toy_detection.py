@@ -114,7 +114,7 @@ class ToyDetection(Method):
         """One box of four cells around the highest one, in input pixels, and its score."""
         cell = self.config.size / heat_hw.shape[0]
         y, x = divmod(int(heat_hw.argmax()), heat_hw.shape[1])
-        corners = [(x - 1) * cell, (y - 1) * cell, (x + 2) * cell, (y + 2) * cell, float(heat_hw.max())]
+        corners = [(x - 1) * cell, (y - 1) * cell, (x + 2) * cell, (y + 2) * cell, float(heat_hw.detach().max())]
         return torch.tensor([corners], device=heat_hw.device)
 
     def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:

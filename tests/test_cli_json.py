@@ -1,0 +1,267 @@
+"""`--json` of each command is one document with the fields that the command line promises; mistakes are one line.
+
+Commands run in this process, on the Ray that the tests share; one that a user would start is in test_toy_method.py.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import Said, apart, has, here, is_estimate
+
+SETTINGS = """
+data: {exams: {train: 24, validation: 12, test: 12}, level: easy, size: 128, roi: {strategy: box_scale, scale: 1.6}}
+budget: {width: 0.0625, size: 32, batch: 12, weights: none, trunk_blocks: 4}
+head: pool_linear
+norm: batch
+epochs: 2
+lr: 2e-3
+schedule: constant
+warmup_steps: 0
+"""
+TRIAL = "number state failure values params run_id seconds"
+ROW = "method dataset track subset variant seeds metrics input supervision cost"
+BOARD_ROW = f"{ROW} status reason badges hashes"
+
+
+# ---- without training ---------------------------------------------------------------------------------------------
+def test_list() -> None:
+    document = here("list", "--json").document
+    assert has(document, "methods datasets spaces suites tracks metrics")
+    names = {one["name"] for one in document["methods"]}
+    assert {"iaia_bl", "protopnet", "vgg16"} <= names
+    for method in document["methods"]:
+        assert has(method, "name tracks summary status config") and method["status"] == "available"
+        assert all(has(field, "default description kind type") for field in method["config"].values())
+        assert all(
+            field["description"] and field["kind"] in ("science", "budget") for field in method["config"].values()
+        )
+    for kind in document:
+        alone = here("list", kind, "--json").document
+        assert list(alone) == [kind] and alone[kind] == document[kind]
+
+
+def test_prepare(tmp_path: Path) -> None:
+    said = here(
+        "prepare",
+        "phantom",
+        "--out",
+        tmp_path,
+        "--json",
+        *options("exams.train=6", "exams.validation=4", "exams.test=4", "size=96"),
+    )
+    document = said.document
+    assert said.code == 0
+    assert has(
+        document, "dataset records findings patients tracks left_out problems passport manifest data_hash split_hash"
+    )
+    assert document["patients"] == 14 and document["records"] == 28 and document["problems"] == []
+    assert set(document["tracks"]) == {"margin", "malignancy", "detection"}
+    for sides in document["tracks"].values():
+        assert set(sides) == {"train", "validation", "test"}
+        assert all(isinstance(n, int) for labels in sides.values() for n in labels.values())
+    assert sum(document["tracks"]["margin"]["train"].values()) == 12
+    assert Path(document["passport"]).is_file() and Path(document["manifest"]).is_file()
+    again = here(
+        "prepare",
+        "phantom",
+        "--out",
+        tmp_path,
+        "--json",
+        *options("exams.train=6", "exams.validation=4", "exams.test=4", "size=96"),
+    )
+    assert again.document == document
+
+
+def test_an_empty_board(tmp_path: Path) -> None:
+    said = here("leaderboard", "--out", tmp_path, "--json")
+    assert said.code == 0 and has(said.document, "rows comparisons page") and said.document["rows"] == []
+
+
+def test_dry_run_starts_nothing(tmp_path: Path) -> None:
+    for command in ("train", "sweep", "final"):
+        said = here(command, "vgg16", "phantom", "--out", tmp_path / command, "--dry-run", "--json")
+        assert said.code == 0 and has(said.document["cells"][0], "method dataset track trials seeds reason")
+        assert not (tmp_path / command / "mlflow.db").exists()
+    assert here("bench", "smoke", "--out", tmp_path, "--dry-run", "--json").document["cells"]
+
+
+def options(*pairs: str) -> list[str]:
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "a mistyped key": (
+        ["train", "vgg16", "phantom", "--set", "epoch=3"],
+        "unknown key 'epoch' .*did you mean 'epochs'",
+    ),
+    "a mistyped key of the data": (
+        ["prepare", "phantom", "--set", "exam.train=3"],
+        "unknown key 'exam' .*did you mean 'exams'",
+    ),
+    "a value out of range": (["train", "vgg16", "phantom", "--set", "lr=-1"], "lr = -1 is refused"),
+    "not a pair": (["train", "vgg16", "phantom", "--set", "lr"], "is not KEY=VALUE"),
+    "an unknown method": (["train", "vgg61", "phantom"], "no method 'vgg61' .*vgg16"),
+    "an unknown data set": (["sweep", "vgg16", "fantom"], "no data set 'fantom' .*phantom"),
+    "an unknown track": (["train", "vgg16", "phantom", "--track", "margins"], "no track 'margins' .*margin"),
+    "a track that the method does not serve": (["train", "iaia_bl", "phantom", "--track", "detection"], "margins"),
+    "a track that the data do not serve": (["train", "vgg16", "cbis_ddsm", "--track", "detection"], "cannot serve"),
+    "an unknown suite": (["bench", "smok"], "no suite 'smok' .*smoke"),
+    "a suite that is not there": (["bench", "/nowhere/suite.yaml"], "no such file"),
+    "an unknown metric": (["sweep", "vgg16", "phantom", "--objectives", "aurok"], "no metric 'aurok'"),
+    "an unknown list": (["list", "metods"], "no list of 'metods'"),
+    "a config that is not there": (["train", "vgg16", "phantom", "--config", "/nowhere/x.yaml"], "no such file"),
+    "no data root": (["prepare", "cbis_ddsm"], "--data-root"),
+    "a data root that is not there": (["prepare", "cbis_ddsm", "--data-root", "/nowhere"], "no such folder"),
+    "an unknown run": (["explain", "3f2a"], "3f2a"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2 and `error: what (where); what to do`, before anything is started."""
+    import re
+
+    monkeypatch.delenv("MAMMOBENCH_DATA", raising=False)
+    arguments, expected = MISTAKES[mistake]
+    out = [] if arguments[0] == "list" else ["--out", str(tmp_path)]
+    error = here(*arguments, *out, *([] if arguments[0] == "list" else ["--quiet"])).error
+    assert re.search(expected, error), error
+    assert re.fullmatch(r"error: .+ \(.+\); .+\n", error), error
+
+
+def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (["prepare", "phantom"], ["train", "vgg16", "phantom"], ["leaderboard"]):
+        assert "cannot write" in here(*command, "--out", tmp_path / "file" / "runs").error
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    said = apart("train", "vgg16", "phantom", "--set", "epoch=3", "--out", tmp_path)
+    assert "did you mean 'epochs'" in said.error
+
+
+# ---- one small sweep, and what follows from it --------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def runs(local_ray: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Runs"]:
+    """Commands on the Ray that runs already."""
+
+    @contextmanager
+    def attach(address: str) -> Iterator[object]:
+        yield local_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.cluster.nodes.attach", attach)
+        yield Runs(tmp_path_factory.mktemp("cli"))
+
+
+class Runs:
+    """One output folder, and what each command said in it; each is run once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self.config = folder / "runs", folder / "settings.yaml"
+        self.config.write_text(SETTINGS)
+        self.said: dict[str, Said] = {}
+
+    def once(self, name: str, *arguments: str) -> Said:
+        if name not in self.said:
+            self.said[name] = self(*arguments)
+        return self.said[name]
+
+    def __call__(self, *arguments: str) -> Said:
+        settings = ["--config", str(self.config)] if arguments[0] in ("train", "sweep", "final") else []
+        return here(*arguments, "--out", self.out, *settings, "--json")
+
+    def sweep(self) -> Said:
+        return self.once("sweep", "sweep", "vgg16", "phantom", "--trials", "2")
+
+    def final(self) -> Said:
+        self.sweep()
+        return self.once("final", "final", "vgg16", "phantom", "--seeds", "2")
+
+
+@pytest.mark.ray
+def test_train(runs: Runs) -> None:
+    said = runs.once("train", "train", "vgg16", "phantom", "--seed", "1")
+    document = said.document
+    assert said.code == 0, said.stderr
+    assert has(document, "run_id status epochs metrics images_per_second checkpoint")
+    assert document["status"] == "complete" and Path(document["checkpoint"]).is_file()
+    assert document["metrics"] and all(is_estimate(value) for value in document["metrics"].values())
+
+
+@pytest.mark.ray
+def test_a_training_that_diverges_exits_1(runs: Runs) -> None:
+    said = runs("train", "vgg16", "phantom", "--set", "lr=1e30")
+    assert said.code == 1, said.stderr
+    assert said.document["status"] == "failed" and said.document["failure"] == "diverged"
+    assert said.document["reason"].startswith("stage train, epoch 1")
+    assert said.document["checkpoint"] is None
+
+
+@pytest.mark.ray
+def test_sweep(runs: Runs) -> None:
+    said = runs.sweep()
+    document = said.document
+    assert said.code == 0, said.stderr
+    assert has(document, "sweep_id study objectives trials best front status") and document["status"] == "done"
+    assert document["objectives"] == [{"metric": "validation/auroc_mean", "direction": "maximize"}]
+    assert [trial["number"] for trial in document["trials"]] == [0, 1]
+    for trial in document["trials"]:
+        assert has(trial, TRIAL) and trial["state"] in ("complete", "pruned")
+    assert has(document["best"], "number values config") and document["best"]["config"]["size"] == 32
+    assert document["trials"][0]["params"].items() <= document["trials"][0]["params"].items()
+
+
+@pytest.mark.ray
+def test_final(runs: Runs) -> None:
+    said = runs.final()
+    document = said.document
+    assert said.code == 0, said.stderr
+    assert has(document, "rows ledger") and document["rows"]
+    for row in document["rows"]:
+        assert has(row, ROW) and row["method"] == "vgg16" and len(row["seeds"]) == 2
+        assert all(is_estimate(value) for value in row["metrics"].values())
+    assert [entry["kind"] for entry in document["ledger"]] == ["final"]
+
+
+@pytest.mark.ray
+def test_a_second_look_needs_a_reason(runs: Runs) -> None:
+    runs.final()
+    assert "--reopen" in runs("final", "vgg16", "phantom", "--seeds", "3", "--quiet").error
+
+
+@pytest.mark.ray
+def test_leaderboard(runs: Runs) -> None:
+    rows = runs.final().document["rows"]
+    document = runs("leaderboard").document
+    assert has(document, "rows comparisons page") and Path(document["page"]).is_file()
+    assert all(has(row, BOARD_ROW) for row in document["rows"])
+    mine = [row for row in document["rows"] if row["method"] == "vgg16"]
+    assert json.dumps(mine, sort_keys=True) == json.dumps(rows, sort_keys=True)
+    for form in ("--csv", "--md", "--latex"):
+        assert "vgg16" in here("leaderboard", "--out", runs.out, form).stdout.replace("\\_", "_")
+
+
+@pytest.mark.ray
+def test_explain(runs: Runs) -> None:
+    run = runs.final().document["rows"][0]["seeds"][0]
+    document = runs("explain", run[:12]).document
+    assert has(document, "files rows") and document["files"] and document["rows"]
+    assert all(Path(file).is_file() for file in document["files"])
+    record = document["rows"][0]["record_id"]
+    one = runs("explain", run, "--record", record).document
+    assert {row["record_id"] for row in one["rows"]} == {record}
+    assert "no record" in runs("explain", run, "--record", "nobody", "--quiet").error
+
+
+@pytest.mark.ray
+def test_the_same_command_again_shows_what_is_finished(runs: Runs) -> None:
+    before: dict[str, Any] = runs.sweep().document
+    again = runs("sweep", "vgg16", "phantom", "--trials", "2")
+    assert again.code == 0 and again.document == before
+    assert "--extend" in runs("sweep", "vgg16", "phantom", "--trials", "3", "--quiet").error
