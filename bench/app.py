@@ -131,7 +131,11 @@ class App:
     ) -> None:
         from bench.prepare import document, prepare_data
 
-        options = self.settings(config, pairs)
+        file = read_yaml(config) if config else {}
+        options = merge(
+            file.get("data", file), unflatten(parse_set(pairs))
+        )  # a settings file of other commands serves too
+        options.pop("roi", None)
         with self.talk.progress(f"preparing {dataset}") as update:
             prepared = prepare_data(self.home, dataset, options, data_root, skip_bad=skip_bad, progress=update)
         found = document(prepared, protocol)
@@ -165,7 +169,7 @@ class App:
             raise ConfigError(f"no scheduler {scheduler!r}", "--scheduler", "choose asha or none")
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
         names = tuple(name.strip().removeprefix("validation/") for name in objectives.split(","))
-        self._check_objectives(names)
+        self._check_objectives(names, track)
         plan = SweepPlan(
             trials=trials, objectives=names, scheduler=scheduler,  # type: ignore[arg-type]
             time_budget_s=time_budget * 3600 if time_budget else None, extend=extend, max_concurrent=self.max_concurrent,
@@ -274,12 +278,15 @@ class App:
         os.execv(command[0], command)
 
     # ---- helpers ------------------------------------------------------------------------------------------------
-    def _check_objectives(self, names: tuple[str, ...]) -> None:
-        from bench.metrics import METRICS
+    def _check_objectives(self, names: tuple[str, ...], track: str) -> None:
+        """An objective is a metric that every epoch reports."""
+        from bench.metrics import quick_names
 
         for name in names:
-            if name not in METRICS:
-                raise ConfigError(f"no metric {name!r}", "--objectives", f"choose from: {', '.join(METRICS)}")
+            if name not in quick_names(track):
+                raise ConfigError(
+                    f"no objective {name!r}", "--objectives", f"choose from: {', '.join(quick_names(track))}"
+                )
 
     def _plan(self, cells: Any, *, trials: int, seeds: int) -> None:
         """What would run. Reasons against a cell are found without touching any data."""

@@ -58,7 +58,11 @@ class Benchmark:
             return None
         self.said[cell.key] = {**said, "status": "missing", "reason": "not run yet"}
         with self.talk.progress(f"preparing {cell.dataset}") as update:
-            return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
+            try:
+                return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
+            except ConfigError as error:  # of this method's settings: the other cells go on
+                self.said[cell.key] = {**said, "status": "failed", "reason": str(error)}
+                return None
 
     def _plans(self, ready: list[Ready], tracker: Tracker) -> list[tuple[Ready, FinalPlan | None]]:
         """Per cell its final, where the sweep that it waits for is finished."""

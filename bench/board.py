@@ -41,6 +41,5 @@ def write_board(home: Home, board: Board) -> Path:
 
 
 def _registration(entry: Mapping[str, Any]) -> Registration:
-    return Registration(
-        **{key: entry[key] for key in ("track", "reference", "contrast", "alpha", "dataset", "metric", "hash", "date")}
-    )
+    keys = ("track", "reference", "contrast", "alpha", "dataset", "metric", "hash", "date")
+    return Registration(**{key: entry[key] for key in keys}, split=entry["split_hash"])

@@ -74,7 +74,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Append-only record of what was registered beforehand and of every opening of a test side (STATISTICS, section 5)."""
+    """Append-only record of what was registered beforehand and of every opening of a test side."""
 
     path: Path
 

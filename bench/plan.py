@@ -17,7 +17,7 @@ from data.errors import ConfigError
 from data.split import Split
 from models.method import Method, MethodConfig, Task, not_applicable
 
-TUNING_SEED = 1000  # final seeds are 1, 2, 3...: disjoint (STATISTICS, section 5)
+TUNING_SEED = 1000  # final seeds are 1, 2, 3...: disjoint, so that no final training was seen by the search
 
 
 @dataclass(frozen=True)

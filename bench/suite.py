@@ -41,7 +41,7 @@ class CellGroup(Strict):
     methods: list[str] | Literal["all"]
     dataset: str
     track: str
-    protocol: Literal["holdout", "kfold5"] = "holdout"
+    protocol: Literal["holdout"] = "holdout"  # kfold5 comes with the methods that report folds
     data: dict[str, Any] = Field(default_factory=dict)  # over the suite's
 
 

@@ -14,6 +14,7 @@ from bench.cluster.trials import Ending, ListSearch, Objective
 from bench.cluster.tune import run_trials
 from bench.config import Job
 from bench.engine.run import is_done
+from bench.metrics import METRICS
 from bench.plan import TUNING_SEED, Ready
 from bench.recorder import Recorder, keep_state
 from bench.space import held
@@ -81,14 +82,17 @@ def _run_wave(ready: Ready, jobs: Mapping[int, Job], tracker: Tracker, seen: See
 def study_name(ready: Ready, objectives: tuple[str, ...] = ("auroc_mean",)) -> str:
     """Names the study: the same cell, settings, data and objectives are one sweep, whoever starts it."""
     study = f"{ready.cell.method}-{ready.cell.dataset}-{ready.task.track.name}-{ready.identity}"
-    return study if len(objectives) == 1 else f"{study}-{'-'.join(objectives)}"
+    return study if objectives == ("auroc_mean",) else f"{study}-{'-'.join(objectives)}"
 
 
 def run_sweep(
     ready: Ready, plan: SweepPlan, storage: str, tracker: Tracker, seen: Seen = lambda n, p: None
 ) -> dict[str, Any]:
-    """Run a sweep to its number of trials, or go on with it; the JSON document of CLI.md."""
-    objectives = tuple(Objective(f"validation/{name}") for name in plan.objectives)
+    """Run a sweep to its number of trials, or go on with it; the JSON document of docs/cli.md."""
+    objectives = tuple(
+        Objective(f"validation/{name}", "min" if METRICS[name].direction == "min" else "max")
+        for name in plan.objectives
+    )
     study = study_name(ready, plan.objectives)
     name, still = ready.cell.method, held(ready.base, ready.fixed_fields())
     run_requirements(ready, ready.all_requirements(ready.base, TUNING_SEED), tracker, seen)
@@ -185,7 +189,8 @@ def _document(search: DurableSearch, ready: Ready, parent: str, study: str, plan
             }
         )
     complete = [t for t in search.study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
-    best = max(complete, key=lambda t: (t.values[0], -t.number), default=None)
+    sign = 1 if search.objectives[0].mode == "max" else -1
+    best = max(complete, key=lambda t: (sign * t.values[0], -t.number), default=None)
     closed = sum(t["state"] in ("complete", "pruned", "failed") for t in trials)
     return {
         "sweep_id": parent,

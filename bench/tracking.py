@@ -1,6 +1,6 @@
 """The record of all runs, in MLflow: an experiment per track, one writer (the driver). Only this file imports mlflow.
 
-Tags of a run: kind, identity, track, trial (its number in a sweep), state (CLI.md), failure, reason, driver.
+Tags of a run: kind, identity, track, trial (its number in a sweep), state (docs/cli.md), failure, reason, driver.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def exam_facts(recipe: Recipe) -> ExamFacts:
     density = DENSITIES[min(int(np.searchsorted(edges, u_density, side="right")), 3)]
     count = 1 + int(recipe.masses * recipe.generator(Stream.MASS_COUNT).uniform())
     masses = tuple(_mass(recipe, number) for number in range(count))
-    # Correlation rho with malignancy of the first mass when the classes are even (PHANTOM recipe, confounders).
+    # Correlation rho with malignancy of the first mass when the classes are even (docs/phantom.md).
     threshold = 0.5 + 0.5 * recipe.rho * (1 if masses[0].malignant else -1)
     confounded = recipe.confounder != "none" and recipe.generator(Stream.CONFOUNDED).uniform() < threshold
     return ExamFacts(

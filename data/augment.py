@@ -79,7 +79,7 @@ def _crop(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, y: int, x: in
 def _paper002(
     image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rng: np.random.Generator
 ) -> Sample:
-    """METHODS_PROTOTYPES section 1, in its order: crop, rotation, flips, three quarter turns; drawn again if rejected.
+    """As IAIA-BL's public code, in its order: crop, rotation, flips, three quarter turns; drawn again if rejected.
 
     Crop to 90 % of each side with probability 0.8, offset uniform; rotation by an integer angle in [0, 90) with
     probability 0.9 on a canvas that grows with it; vertical and horizontal flip with probability 0.5 each; three times

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Roi(BaseModel):
-    """How the region of a finding is cut from its film (METHODS_GMIC_KT 1.1). All lengths are film pixels.
+    """How the region of a finding is cut from its film (Table 1 of the knowledge-transfer paper, 2025). All lengths are film pixels.
 
     max224: window max(min_side, w) x max(min_side, h) around the mass; bbox: the box itself; double_square: side
     2 max(w, h); double_bbox: 2w x 2h; box_scale: side scale x max(w, h); whole: the whole film.
@@ -31,7 +31,7 @@ class Augment(BaseModel):
     """How a training sample is varied. Image, masks and boxes move together; evaluation is never augmented.
 
     none; turns: flips and quarter turns, each of the eight states alike; window_turns: a random window of a crop that is
-    `margin` times larger, then turns; paper002: METHODS_PROTOTYPES section 1 (crop, rotation, flips, quarter turns).
+    `margin` times larger, then turns; paper002: as IAIA-BL's public code (crop, rotation, flips, quarter turns).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

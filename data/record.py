@@ -84,7 +84,7 @@ class DataCard:
     provides: frozenset[str]  # of: margin, malignant, mask, fine_mask, box, normal
     licence: str
     source: str  # where to get it, in words
-    grade: str = "full"  # full | reduced | proxy | synthetic (STATISTICS: data grade)
+    grade: str = "full"  # full | reduced | proxy | synthetic
     needs_root: bool = True  # False: nothing lies on disk
     published_counts: Mapping[str, int] = field(default_factory=dict)
 

@@ -1,6 +1,6 @@
 """The region of a finding: which window of the film it is, and the window's pixels at a method's input size.
 
-Shapes: H W film pixels, h w pixels of the cut. Windows and boxes are x0 y0 x1 y1, half open. METHODS_GMIC_KT 1.1.
+Shapes: H W film pixels, h w pixels of the cut. Windows and boxes are x0 y0 x1 y1, half open.
 """
 
 import math
@@ -73,7 +73,7 @@ def window(
 
 
 def _sides(box: Box, roi: Roi) -> tuple[float, float]:
-    """Width and height of the window before any margin (METHODS_GMIC_KT 1.1, Table 1 of paper 003)."""
+    """Width and height of the window before any margin (Table 1 of the knowledge-transfer paper, 2025)."""
     width, height = box[2] - box[0], box[3] - box[1]
     longer = max(width, height)
     match roi.strategy:

@@ -60,7 +60,7 @@ class Card:
     """What a method is, as data: shown by `list methods`, checked before a run.
 
     tracks: track served -> track whose labels it trains on (a margin network serves malignancy by its head).
-    needs: what the data must provide (of DataCard.provides). supervision: what training saw (STATISTICS, section 6).
+    needs: what the data must provide (of DataCard.provides). supervision: what training saw.
     """
 
     name: str

@@ -29,7 +29,7 @@ def delong(arrays: Arrays, dtype: str) -> Iterator[Check]:
         for name, got in {"auc": found.auc, "cov": found.cov, **intervals}.items():
             yield Check(f"{case}_{name}", got, arrays[f"{case}_{name}"], EXACT, EXACT)
         want, got = arrays[f"{case}_paired"], np.array(found.paired())
-        known = np.isfinite(want)  # where nothing varies the file has NaN and STATISTICS defines p
+        known = np.isfinite(want)  # where nothing varies the file has NaN and docs/metrics/auroc.md defines p
         yield Check(f"{case}_paired", got[known], want[known], EXACT, EXACT)
         if known.all():
             yield Check(

@@ -1,4 +1,4 @@
-"""Reference rows: the figures of STATISTICS on CBIS-DDSM's labels, and what each needs."""
+"""Reference rows: known figures on CBIS-DDSM's labels, and what each needs."""
 
 from pathlib import Path
 

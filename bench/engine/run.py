@@ -187,7 +187,7 @@ def _lineage(ancestors: list[dict[str, list[str]]], train_table: pd.DataFrame) -
 
 
 def _refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, ...], name: str) -> None:
-    """LeakError when the lineage meets these sides (STATISTICS, section 5)."""
+    """LeakError when the lineage meets these sides."""
     rows = split.table[split.table["side"].isin(sides)]
     for kind, column in (("patients", "patient"), ("images", "image_hash")):
         common = set(rows[column]) & set(lineage[kind])

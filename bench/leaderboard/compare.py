@@ -1,4 +1,4 @@
-"""Each method against the reference named beforehand, Holm over the family, and ranges of ranks (STATISTICS 4)."""
+"""Each method against the reference named beforehand, Holm over the family, and ranges of ranks (docs/reading_the_leaderboard.md)."""
 
 from __future__ import annotations
 
@@ -120,8 +120,12 @@ def _told_apart(high: int, low: int, high_key: str, low_key: str, reference: str
 
 
 def registration_for(row: Row, registrations: Sequence[Registration]) -> Registration | None:
-    """The last registration of the row's track and data set."""
-    mine = [r for r in registrations if r.track == row.track and r.dataset in ("", row.dataset)]
+    """The last registration of the row's track, data set and split."""
+    mine = [
+        r
+        for r in registrations
+        if r.track == row.track and r.dataset in ("", row.dataset) and r.split in ("", row.hashes.get("split", ""))
+    ]
     return mine[-1] if mine else None
 
 

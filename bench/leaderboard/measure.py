@@ -20,7 +20,7 @@ ALL, THREE_MARGINS, ALL_MASSES = "all", "three margins", "all masses"
 def views(frame: Frame) -> list[tuple[str, Frame]]:
     """The named views of a frame, the primary one first.
 
-    On malignancy, where some lesions lie outside the three margins, those inside are the primary view (STATISTICS 6).
+    On malignancy, where some lesions lie outside the three margins, those inside are the primary view (docs/tracks.md).
     """
     if frame.track == "malignancy" and "margin" in frame.predictions.columns:
         known = frame.predictions["margin"].fillna(-1).to_numpy() >= 0

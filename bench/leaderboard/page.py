@@ -36,8 +36,20 @@ QUESTIONS = {
     "malignancy": "Is this mass malignant? AUROC.",
     "detection": "Does this image show a mass? AUROC over images.",
 }
-OPENINGS = ("final", "judge")  # kinds of ledger entries that open a test side (STATISTICS, section 5)
-LEDGER_COLUMNS = ("date", "kind", "dataset", "track", "method", "identity", "entry", "why", "hash")
+OPENINGS = ("final", "judge")  # kinds of ledger entries that open a test side
+LEDGER_COLUMNS = (
+    "date",
+    "kind",
+    "dataset",
+    "track",
+    "method",
+    "settings",
+    "seeds",
+    "opened_before",
+    "reopen",
+    "id",
+    "hash",
+)
 
 
 def write_page(board: Board, path: Path) -> Path:

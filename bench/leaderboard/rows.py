@@ -11,7 +11,7 @@ from data.tracks import TRACKS
 
 Status = Literal["done", "failed", "not-applicable", "missing", "unavailable"]
 ORACLE = "oracle ROI"
-RANKED_SEEDS = 5  # STATISTICS, section 1: fewer leave the spread between seeds too uncertain for a rank
+RANKED_SEEDS = 5  # fewer leave the spread between seeds too uncertain for a rank
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class Registration:
     contrast: str
     alpha: float = 0.05
     dataset: str = ""  # "": every data set of the board
+    split: str = ""  # hash; "": every split
     metric: str = ""  # "": the track's primary metric
     hash: str = ""
     date: str = ""

@@ -37,6 +37,7 @@ __all__ = [
     "over_seeds",
     "pack_masks",
     "quick",
+    "quick_names",
     "smallest_difference",
     "unavailable",
 ]
@@ -150,22 +151,26 @@ def unavailable(frame: Frame, names: Sequence[str] | None = None) -> dict[str, s
     return reasons
 
 
+def quick_names(track: str) -> tuple[str, ...]:
+    """The metrics that `quick` gives on this track."""
+    return tuple(name for name in _names_of(track) if name.startswith(_QUICK))
+
+
 def quick(frame: Frame) -> dict[str, Estimate]:
     """auroc_mean, auroc_<class> and accuracy in closed form, in milliseconds: for every epoch."""
     found: dict[str, Estimate] = {}
-    for name in _names_of(frame.track):
-        if name.startswith(_QUICK):
-            try:
-                part = _part(frame, name)
-            except NotComputableError:
-                continue
-            found[name] = combine.quick_proportion(part) if name == "accuracy" else combine.estimate([part])
+    for name in quick_names(frame.track):
+        try:
+            part = _part(frame, name)
+        except NotComputableError:
+            continue
+        found[name] = combine.quick_proportion(part) if name == "accuracy" else combine.estimate([part])
     return found
 
 
 # ---- the seeds of a row, and two rows -------------------------------------------------------------------------------
 def over_seeds(frames: Sequence[Frame], names: Sequence[str] | None = None) -> dict[str, Estimate]:
-    """The mean over seeds of each metric with its patients x seeds interval (STATISTICS, sections 1 to 3).
+    """The mean over seeds of each metric with its patients x seeds interval (docs/metrics/intervals.md).
 
     frames: one for each seed (or for each seed and fold) of one row, on the same test rows. A metric that one of the
     seeds does not allow is absent: there is no mean over survivors. Raises DataError when the rows differ.
@@ -203,7 +208,7 @@ def influence(frames: Sequence[Frame], names: Sequence[str] | None = None) -> pd
     without a row for a metric (no fine mask) has NaN there.
     """
     groups = by_seed(frames)
-    wanted = names if names is not None else [name for name in _names_of(groups[0].track) if name.startswith(_QUICK)]
+    wanted = names if names is not None else list(quick_names(groups[0].track))
     patients = np.unique(
         np.concatenate([frame.labelled().predictions["patient"].to_numpy(dtype=str) for frame in groups])
     )

@@ -1,4 +1,4 @@
-"""From parts to Estimates: one seed, several seeds, and differences between methods (STATISTICS, sections 1 to 4).
+"""From parts to Estimates: one seed, several seeds, and differences between methods (docs/metrics/intervals.md).
 
 Var = Var_patient(mean over seeds) + s^2_seed / K, Satterthwaite degrees of freedom. Shapes: G patients, K seeds.
 """

@@ -1,4 +1,4 @@
-"""Activation precision (paper 002, Eq. 9) and what a blind map would get (STATISTICS, section 7).
+"""Activation precision (paper 002, Eq. 9) and what a blind map would get (docs/metrics/skill.md).
 
 Shapes: n maps, h w cells, H W pixels of the mask. Masks are 1 on the lesion and keep the fractions that resizing left.
 """

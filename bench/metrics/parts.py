@@ -69,7 +69,7 @@ class Part:
 
 
 def patient_variance(psi_G: np.ndarray) -> float:
-    """Variance of a value whose patients' contributions are psi: G/(G-1) sum(psi^2) (STATISTICS, section 2)."""
+    """Variance of a value whose patients' contributions are psi: G/(G-1) sum(psi^2) (docs/metrics/auroc.md)."""
     count = len(psi_G)
     return float(count / (count - 1) * np.sum(psi_G**2)) if count > 1 else float("nan")
 

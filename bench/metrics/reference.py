@@ -1,4 +1,4 @@
-"""Rows that need no network, without which no AUROC can be read: each is a frame like any other (STATISTICS, 6).
+"""Rows that need no network, without which no AUROC can be read: each is a frame like any other (docs/metrics/references.md).
 
 A reference learns at most a table of its one column on training rows, and is scored on the test rows.
 """
