@@ -14,7 +14,7 @@ $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11 (PYTHON); pass PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m uv --version >/dev/null 2>&1 || $(RUN) -m pip install --quiet "uv>=0.5"
-	$(RUN) -m uv pip sync --quiet --python $(RUN) requirements.lock
+	$(RUN) -m uv pip sync --quiet --compile-bytecode --python $(RUN) requirements.lock
 	@touch $@
 
 bench: setup

@@ -8,6 +8,7 @@ from bench.choose import chosen
 from bench.cluster.failures import Failure
 from bench.final import FinalPlan, final_jobs, register, run_finals
 from bench.leaderboard.rows import Board
+from bench.pictures import has_pictures
 from bench.plan import Ready, make_ready, reason_against
 from bench.suite import Cell, Suite, cells
 from bench.sweep import SweepPlan, run_sweep, study_name
@@ -82,7 +83,8 @@ class Benchmark:
         ready, plan = item
         if plan is None:
             return False
-        return all(tracker.find(job.spec.identity, "final") for job in final_jobs(ready, plan).values())
+        runs = {seed: tracker.find(job.spec.identity, "final") for seed, job in final_jobs(ready, plan).items()}
+        return all(run is not None and has_pictures(run, panels=seed == 1) for seed, run in runs.items())
 
     def _run(self, ready: list[Ready], tracker: Tracker, meter: Any) -> None:
         """Sweeps one after the other, then all finals together. A cell that fails does not keep the others waiting."""

@@ -16,7 +16,7 @@ from bench.explain.plots import save_plots
 from bench.home import Home
 from bench.leaderboard.collect import PICTURES
 from bench.metrics import Frame
-from bench.tracking import Tracker
+from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError
 from data.samples import Samples
 
@@ -24,13 +24,19 @@ PANELS = 6
 RULE = "chosen by rule: seeded, stratified by class and by right or wrong"
 
 
+def has_pictures(info: RunInfo, *, panels: bool) -> bool:
+    """Whether a run's pictures are drawn; on a server, where that is not seen from here, they are taken to be."""
+    if info.artifacts is None:
+        return True
+    return (info.artifacts / "plots").is_dir() and ((info.artifacts / PICTURES).is_dir() or not panels)
+
+
 def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None:
     """ROC and confusion of each track's test frame; with `pictures` also panels and galleries, into the run's artifacts.
 
     Does nothing where they are there already.
     """
-    artifacts = tracker.run(run_id).artifacts
-    if artifacts is not None and (artifacts / "plots").is_dir() and ((artifacts / PICTURES).is_dir() or not pictures):
+    if has_pictures(tracker.run(run_id), panels=pictures):
         return
     folder = Path(job.folder) / "pictures"
     for track in job.tracks:
