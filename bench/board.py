@@ -42,4 +42,6 @@ def write_board(home: Home, board: Board) -> Path:
 
 def _registration(entry: Mapping[str, Any]) -> Registration:
     keys = ("track", "reference", "contrast", "alpha", "dataset", "metric", "hash", "date")
-    return Registration(**{key: entry[key] for key in keys}, split=entry["split_hash"])
+    return Registration(
+        **{key: entry[key] for key in keys}, split=entry["split_hash"], opened_before=entry.get("opened_before", 0)
+    )

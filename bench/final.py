@@ -12,6 +12,7 @@ from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
 from bench.config import Job, digest
 from bench.engine.run import is_done
+from bench.home import Ledger
 from bench.leaderboard.build import config_hash
 from bench.leaderboard.references import ARTIFACT, measure_references
 from bench.metrics import Frame
@@ -53,7 +54,8 @@ def register(ready: Ready, primary: Primary | None) -> None:
     }
     ledger = ready.home.ledger
     if not ledger.find(kind="preregistration", **place):
-        content = {**place, **primary.model_dump(), "metric": TRACKS[ready.cell.track].primary}
+        looks = len(_looks(ledger, place["data_hash"], place["split_hash"]))
+        content = {**place, **primary.model_dump(), "metric": TRACKS[ready.cell.track].primary, "opened_before": looks}
         ledger.append({"kind": "preregistration", "hash": digest(content), "date": _now(), **content})
 
 
@@ -141,9 +143,7 @@ def _open_ledger(ready: Ready, plan: FinalPlan, job: Job) -> str:
     """The id of the ledger entry under which this config's test side is opened; an unfinished final goes on with its own."""
     ledger, settings = ready.home.ledger, config_hash(job.spec.model_dump(mode="json"))
     place = {"data_hash": ready.prepared.data_hash, "split_hash": ready.split.hash}
-    looks = [
-        e for e in ledger.entries() if e["kind"] in ("final", "judge") and all(e[k] == v for k, v in place.items())
-    ]
+    looks = _looks(ledger, place["data_hash"], place["split_hash"])
     mine = [e for e in looks if e["settings"] == settings]
     if mine and mine[-1]["seeds"] == plan.seeds and not plan.force and not plan.reopen:
         return str(mine[-1]["id"])
@@ -159,6 +159,12 @@ def _open_ledger(ready: Ready, plan: FinalPlan, job: Job) -> str:
         "reopen": plan.reopen, "source": plan.source, **place,
     }  # fmt: skip
     return str(ledger.append(entry)["id"])
+
+
+def _looks(ledger: Ledger, data_hash: str, split_hash: str) -> list[dict[str, Any]]:
+    """Entries that opened this test side, over all methods and settings."""
+    entries = [e for e in ledger.entries() if e["kind"] in ("final", "judge")]
+    return [e for e in entries if (e["data_hash"], e["split_hash"]) == (data_hash, split_hash)]
 
 
 def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:

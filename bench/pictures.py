@@ -21,7 +21,7 @@ from data.errors import ConfigError
 from data.samples import Samples
 
 PANELS = 6
-RULE = "chosen by rule: seeded, stratified by class and by right or wrong"
+RULE = "chosen by rule: seeded, stratified by class and by right or wrong, so that errors are more frequent than in the whole side"
 
 
 def has_pictures(info: RunInfo, *, panels: bool) -> bool:
@@ -90,7 +90,8 @@ def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path,
     where = {key: i for i, key in enumerate(zip(samples.table["record_id"], samples.table["finding_id"], strict=True))}
     keys = [(r.record_id, r.finding_id) for r in frame.predictions.iloc[list(rows)].itertuples()]
     batch = sample_batch(samples, method.inputs(), [where[key] for key in keys])
-    with torch.enable_grad():
+    # the run's own precision, so that a panel shows the numbers of its frame
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=job.spec.bf16):
         drawn = method.explain(batch)
     words = [Words.of(frame.predictions.iloc[row], frame.classes) for row in rows]
     title = f"{job.spec.method}, {job.spec.track}: seed {job.spec.seed}"

@@ -108,7 +108,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training and search may see. There is no test row in it, and no attribute that leads to one."""
+    """What training and search may see. There is no test row in it; its arrays map the rows of their own sides alone."""
 
     train: Samples
     validation: Samples

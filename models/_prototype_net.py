@@ -356,12 +356,14 @@ class _PrototypeNet(Method):
             weight = self.h1.weight[kind]
             own = (self.active & (self.classes == kind)).nonzero()[:, 0]
             order = own[(seen.scores[i, own] * weight[own]).argsort(descending=True)]
+            logit = float(seen.logits[i, kind])
+            shown = float((seen.scores[i, order[:SHOWN]] * weight[order[:SHOWN]]).sum())
             row = [
                 Panel(
-                    f"image: {self.task.classes[kind]}",
+                    f"network says {self.task.classes[kind]}",
                     image,
                     outline=outline,
-                    caption=f"logit {seen.logits[i, kind]:.2f}",
+                    caption=f"logit {logit:.2f} = {shown:.2f} of the prototypes shown, {logit - shown:+.2f} of all others",
                 )
             ]
             for j in order[:SHOWN].tolist():

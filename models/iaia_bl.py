@@ -9,6 +9,7 @@ recomputed, so that a patch is at distance 0 from itself; (4) pruning keeps asce
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from data.batch import Batch
@@ -90,7 +91,8 @@ class IaiaBl(_PrototypeNet):
         c = self.config
         if not c.coef_fine:
             return {}
-        return {"fine": self.fine_term(proto.similarity(seen.d), batch)}
+        with torch.autocast(seen.d.device.type, enabled=False):  # sums of squares need full precision
+            return {"fine": self.fine_term(proto.similarity(seen.d), batch)}
 
     def fine_term(self, s_BMhw: Tensor, batch: Batch) -> Term:
         """Eq. 7 over the batch."""

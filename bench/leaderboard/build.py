@@ -13,6 +13,7 @@ from bench.leaderboard.measure import ALL, Measured
 from bench.leaderboard.references import rows_of_references
 from bench.leaderboard.rows import Board, Registration, Row, SeedRun, Status
 from bench.metrics import Estimate
+from data.errors import DataError
 from data.tracks import TRACKS
 
 Runs = list[SeedRun]
@@ -80,7 +81,11 @@ def _rows_of(members: Runs, measured: Measured) -> list[Row]:
         status, reason = _incomplete(members, asked, folds)
         return [_row(members, asked, {}, status, reason)]
     loads = {f"{run.run_id}/{run.track}": run.load for run in usable if run.load is not None}
-    return [_row(members, asked, facts, "done", "") for facts in measured.rows(loads)]
+    try:
+        return [_row(members, asked, facts, "done", "") for facts in measured.rows(loads)]
+    except DataError as error:  # one row that cannot be measured leaves the others standing
+        runs = ", ".join(run.run_id[:8] for run in usable)
+        return [_row(members, asked, {}, "failed", f"{error}; runs {runs}")]
 
 
 def _incomplete(members: Runs, asked: int, folds: int) -> tuple[Status, str]:
@@ -129,6 +134,7 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         protocol=str(first.spec.get("protocol", "holdout")),
         pictures=tuple(dict.fromkeys(picture for run in members for picture in run.pictures)),
         config=dict(first.spec.get("config", {})),
+        opened_before=min((int(run.facts.get("opened_before", 0)) for run in members), default=0),
         unit="image" if TRACKS[first.track].unit == "image" else "lesion image",
     )
 

@@ -97,7 +97,11 @@ def _load(tracker: Tracker, run_id: str, artifact: str) -> Frame:
 def _search(tracker: Tracker, sweep: str) -> dict[str, Any]:
     """Trials and machine seconds of a search, pruned and failed trials included."""
     trials = tracker.runs(kind="trial", parent=sweep)
-    return {"id": sweep, "trials": len(trials), "seconds": sum(trial.metrics.get(COST, 0.0) for trial in trials)}
+    return {
+        "id": sweep,
+        "trials": len({trial.identity for trial in trials}),
+        "seconds": sum(trial.metrics.get(COST, 0.0) for trial in trials),
+    }
 
 
 def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:

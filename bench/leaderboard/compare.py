@@ -56,7 +56,7 @@ def _family(
             p=result["p"],
             p_holm=None if result["p"] is None else float(corrected),
             rejected=bool(significant),
-            planned=row is planned,
+            planned=row is planned and not registration.opened_before,
             smallest=result["smallest"],
             table=row.table,
             a_row=row.key,
@@ -130,8 +130,11 @@ def registration_for(row: Row, registrations: Sequence[Registration]) -> Registr
 
 
 def _named(rows: Sequence[Row], name: str) -> Row | None:
-    """The method's row in its default variant (the first one, should several settings be there)."""
-    mine = [row for row in rows if row.method == name]
+    """The method's row in its default variant.
+
+    Of several settings the one whose test side was opened first: a reference cannot be exchanged after a look.
+    """
+    mine = sorted((row for row in rows if row.method == name), key=lambda row: row.opened_before)
     return next((row for row in mine if row.variant == "default"), mine[0] if mine else None)
 
 

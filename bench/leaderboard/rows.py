@@ -95,6 +95,7 @@ class Row:
     config: dict[str, Any] = field(default_factory=dict)
     distinct: str = ""  # tells rows of one method apart where there are several
     unit: str = "lesion image"
+    opened_before: int = 0  # openings of the same test side before this row's own
 
     @property
     def label(self) -> str:
@@ -148,6 +149,7 @@ class Registration:
     alpha: float = 0.05
     dataset: str = ""  # "": every data set of the board
     split: str = ""  # hash; "": every split
+    opened_before: int = 0  # openings of the test side before it was written: above 0 nothing is registered any more
     metric: str = ""  # "": the track's primary metric
     hash: str = ""
     date: str = ""
