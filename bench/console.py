@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,12 +50,15 @@ class Talk:
             yield self._log_line(what)
 
     def _log_line(self, what: str) -> Callable[[int, int], None]:
+        """In a log file: a line at each tenth, with the time left as the pace so far has it."""
         said = {-1}
+        started = time.monotonic()
 
         def update(done: int, total: int) -> None:
             tenth = 10 * done // total if total else 0
             if tenth not in said:
                 said.add(tenth)
-                self.say(f"{what}: {done} of {total}")
+                left = (time.monotonic() - started) * (total - done) / done if done else 0.0
+                self.say(f"{what}: {100 * done // max(total, 1)} %, about {left:.0f} s left")
 
         return update
