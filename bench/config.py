@@ -25,6 +25,14 @@ def digest(value: Any, length: int = 16) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
+NOT_SCIENCE = ("seed", "fold", "world_size", "requirements")  # of a RunSpec: these differ between seeds of one row
+
+
+def config_hash(spec: Mapping[str, Any]) -> str:
+    """A hash of what the seeds of one row share: of a RunSpec as JSON, everything but seed, fold and machine."""
+    return digest({key: value for key, value in spec.items() if key not in NOT_SCIENCE})
+
+
 class Strict(BaseModel):
     """Frozen; unknown keys are refused."""
 
@@ -69,7 +77,8 @@ class Job(Strict):
     gpus_per_worker: float = 0.0
     loader_workers: int = 0
     tracks: tuple[str, ...] = ()  # tracks whose frames are written when the run has ended
-    ledger_entry: str | None = None  # opens the test side; only `final` has one
+    ledger: str = ""  # file of the ledger
+    ledger_entry: str | None = None  # id of the entry that opens the test side; only `final` has one
     name: str = ""
 
 

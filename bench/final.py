@@ -10,11 +10,10 @@ from typing import Any
 import data
 from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
-from bench.config import Job, digest
+from bench.config import Job, config_hash, digest
 from bench.engine.run import is_done
-from bench.home import Ledger
-from bench.leaderboard.build import config_hash
 from bench.leaderboard.references import ARTIFACT, measure_references
+from bench.ledger import Ledger
 from bench.metrics import Frame
 from bench.pictures import draw_run
 from bench.plan import TUNING_SEED, Ready

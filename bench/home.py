@@ -1,13 +1,11 @@
 """Where everything that a command writes lies (`--out`), and what is asked of that place before anything starts."""
 
-import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bench.ledger import Ledger
 from data.errors import MachineError
 
 
@@ -62,7 +60,7 @@ class Home:
         return self.out / "artifacts"
 
     @property
-    def ledger(self) -> "Ledger":
+    def ledger(self) -> Ledger:
         return Ledger(self.out / "ledger.jsonl")
 
     def default_storage(self) -> str:
@@ -70,27 +68,3 @@ class Home:
 
     def default_tracking(self) -> str:
         return f"sqlite:///{self.out / 'mlflow.db'}"
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """Append-only record of what was registered beforehand and of every opening of a test side."""
-
-    path: Path
-
-    def entries(self) -> Iterator[dict[str, Any]]:
-        if self.path.is_file():
-            for line in self.path.read_text().splitlines():
-                if line.strip():
-                    yield json.loads(line)
-
-    def append(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Add one line, flushed to the disk before anything that depends on it happens."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry, sort_keys=True) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        return entry
-
-    def find(self, **wanted: Any) -> list[dict[str, Any]]:
-        return [e for e in self.entries() if all(e.get(key) == value for key, value in wanted.items())]

@@ -9,7 +9,7 @@ import torch
 
 from bench.config import Job
 from bench.engine.evaluate import sample_batch
-from bench.engine.run import open_data, trained
+from bench.engine.run import open_data, opening_of, trained
 from bench.explain.choose import choose
 from bench.explain.panels import Words, draw_gallery, draw_panels
 from bench.explain.plots import save_plots
@@ -47,7 +47,7 @@ def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None
         prepared = open_data(job)
         split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
         method = trained(job, prepared)
-        samples = prepared.sealed(split, method.inputs(), job.spec.track, job.ledger_entry or "")
+        samples = prepared.sealed(split, method.inputs(), job.spec.track, opening_of(job))
         frame = Frame.load(Path(job.folder) / "frames" / f"test-{job.spec.track}")
         _panels(job, method, samples, frame, folder / PICTURES, choose(frame.predictions, PANELS, seed=0))
         tracker.artifact(run_id, folder / PICTURES, PICTURES)

@@ -106,7 +106,9 @@ class Ready:
         needed = self.requirement_jobs(config, spec.seed if requirement_seed is None else requirement_seed)
         return self._job(
             spec, folder, {key: job.folder for key, job in needed.items()}, name or str(self.cell)
-        ).model_copy(update={"tracks": self.tracks(), "ledger_entry": ledger_entry})
+        ).model_copy(
+            update={"tracks": self.tracks(), "ledger": str(self.home.ledger.path), "ledger_entry": ledger_entry}
+        )
 
     def requirement_jobs(self, config: MethodConfig, seed: int) -> dict[str, Job]:
         """name -> the job of each run that `config` starts from; itself complete with what it starts from in turn."""

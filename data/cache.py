@@ -76,6 +76,16 @@ def open_prepared(
     return Prepared(name, folder, root)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What the ledger says of an opened test side: id of the entry, hashes of the data and the sides, tracks."""
+
+    entry: str
+    data_hash: str
+    split_hash: str
+    tracks: tuple[str, ...]
+
+
 @dataclass
 class Prepared:
     """A prepared data set. Picklable; another process opens the same folder."""
@@ -168,15 +178,19 @@ class Prepared:
         )
 
     def sealed(
-        self, split: Split, inputs: Inputs, track: str, ledger_entry: str, *, counterfactuals: bool = False
+        self, split: Split, inputs: Inputs, track: str, opening: Opening, *, counterfactuals: bool = False
     ) -> Samples:
-        """The test side, labelled for `track`. Raises LeakError without the ledger entry that says who opened it, why.
+        """The test side, labelled for `track`. Raises LeakError unless `opening` was written for these data and sides.
 
         counterfactuals: the edited copies of test films (phantom pairs) in place of the films themselves; all whose
         origin has a label of the track, `label` being their own (-1 where the mass is removed).
         """
-        if not ledger_entry.strip():
-            raise LeakError("the test side is sealed", "test", "write a ledger entry first: `final` does")
+        if (opening.data_hash, opening.split_hash) != (self.data_hash, split.hash) or track not in opening.tracks:
+            raise LeakError(
+                "the test side is sealed: this opening is of other data, sides or tracks",
+                f"{self.name}, {track}, ledger entry {opening.entry}",
+                "`final` writes the entry that opens it",
+            )
         if TRACKS[track].unit != TRACKS[inputs.target].unit:
             raise ConfigError(
                 f"a method trained on {inputs.target} sees one {TRACKS[inputs.target].unit} at a time",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import pytest
 import data
 from data import cache
 from data._store import PixelSpec, Rows, create_rows, write_rows
-from data.cache import Prepared, open_prepared, prepare
+from data.cache import Opening, Prepared, open_prepared, prepare
 from data.errors import ConfigError, DataError, LeakError, MachineError, UserError
 from data.inputs import Inputs, Roi, Stream
+from data.split import Split
 from tests import toy_films
 
 ROI = Roi(strategy="box_scale", scale=1.5)
@@ -242,22 +244,32 @@ def test_options_are_checked():
         prepare("toy_films", None, {"patient_count": 3}, Path("nowhere"))
 
 
+def opening_of(prepared: Prepared, split: Split, *tracks: str) -> Opening:
+    return Opening("e1", prepared.data_hash, split.hash, tracks)
+
+
 def test_the_test_side_is_sealed(tmp_path):
     prepared = toy(tmp_path)
     split = prepared.split()
-    with pytest.raises(LeakError, match="sealed"):
-        prepared.sealed(split, INPUTS, "margin", " ")
-    opened = prepared.sealed(split, INPUTS, "malignancy", "final of run 1")
+    opening = opening_of(prepared, split, "malignancy", "detection")
+    opened = prepared.sealed(split, INPUTS, "malignancy", opening)
     assert set(opened.table["side"]) == {"test"}
     with pytest.raises(ConfigError, match="one finding at a time"):
-        prepared.sealed(split, INPUTS, "detection", "final of run 1")
+        prepared.sealed(split, INPUTS, "detection", opening)
+    for other in (
+        opening_of(prepared, split, "detection"),
+        replace(opening, data_hash="other data"),
+        replace(opening, split_hash="other sides"),
+    ):
+        with pytest.raises(LeakError, match="sealed"):
+            prepared.sealed(split, INPUTS, "malignancy", other)
 
 
 def test_counterfactuals_keep_the_place_and_grey_scale_of_their_origin(tmp_path):
     prepared = toy(tmp_path, edits=True)
     split = prepared.split()
-    plain = prepared.sealed(split, INPUTS, "margin", "e")
-    edits = prepared.sealed(split, INPUTS, "margin", "e", counterfactuals=True)
+    plain = prepared.sealed(split, INPUTS, "margin", opening_of(prepared, split, "margin"))
+    edits = prepared.sealed(split, INPUTS, "margin", opening_of(prepared, split, "margin"), counterfactuals=True)
     assert len(plain) and (plain.table["counterfactual_of"] == "").all()
     assert len(edits) == (plain.table["malignant"] == 1).sum() and (edits.table["label"] == -1).all()
     origins = plain.table.set_index("record_id").loc[edits.table["counterfactual_of"]]

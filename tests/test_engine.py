@@ -13,13 +13,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from bench.config import Job
+from bench.config import Job, config_hash
 from bench.engine import checkpoint, loop
 from bench.engine.loop import Settings, fit
 from bench.engine.report import Diverged, EpochReport
 from bench.engine.run import is_done, train_run
 from bench.engine.worker import Worker
 from bench.home import Home
+from bench.ledger import Ledger
 from bench.metrics import Estimate, Frame, compute
 from bench.plan import Ready
 from bench.suite import Cell
@@ -328,10 +329,36 @@ def test_a_run_without_ledger_entry_leaves_no_test_frame(finished: tuple[Job, Ep
     assert lineage["patients"] and lineage["images"]
 
 
-def test_frames_that_a_finished_run_was_not_asked_for_are_added(finished: tuple[Job, EpochReport], tiny: Tiny) -> None:
+def opened(job: Job, folder: Path, **changes: Any) -> Job:
+    """The job with a ledger whose entry was written for it, but for `changes`."""
+    spec = job.spec
+    entry = {
+        "kind": "final", "id": "tests", "settings": config_hash(spec.model_dump(mode="json")), "tracks": ["margin"],
+        "data_hash": spec.data_hash, "split_hash": spec.split_hash, **changes,
+    }  # fmt: skip
+    ledger = Ledger(folder / "ledger.jsonl")
+    ledger.append(entry)
+    return job.model_copy(update={"ledger": str(ledger.path), "ledger_entry": "tests"})
+
+
+@pytest.mark.parametrize("changes", [{"settings": "of another config"}, {"id": "another"}, {"data_hash": "others"}])
+def test_an_entry_that_was_written_for_something_else_opens_nothing(
+    finished: tuple[Job, EpochReport], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    job, _ = finished
+    with pytest.raises(LeakError, match="sealed"):
+        list(train_run(opened(job, tmp_path, **changes)))
+    with pytest.raises(LeakError, match="sealed"):
+        list(train_run(job.model_copy(update={"ledger_entry": "any text"})))
+    assert not (Path(job.folder) / "frames" / "test-margin").exists()
+
+
+def test_frames_that_a_finished_run_was_not_asked_for_are_added(
+    finished: tuple[Job, EpochReport], tiny: Tiny, tmp_path: Path
+) -> None:
     """A run that others started from becomes a final: it is opened, not trained again. Metrics read what it left."""
     job, last = finished
-    [again] = train_run(job.model_copy(update={"ledger_entry": "tests"}))
+    [again] = train_run(opened(job, tmp_path))
     assert again.payload() == last.payload()
     frame = Frame.load(Path(job.folder) / "frames" / "test-margin")
     split = tiny.prepared.split()

@@ -22,6 +22,7 @@ FLOORS = {
     "bench": 4,
     "bench.metrics": 1,
     "bench.config": 1,
+    "bench.ledger": 1,
     "bench.engine": 2,
     "bench.explain": 2,
     "bench.cluster": 3,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.config import config_hash
 from bench.leaderboard import badges, page
-from bench.leaderboard.build import build_board, config_hash, cost_of
+from bench.leaderboard.build import build_board, cost_of
 from bench.leaderboard.compare import give_ranks
 from bench.leaderboard.measure import ALL_MASSES, THREE_MARGINS
 from bench.leaderboard.references import measure_references

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 import models
-from bench.config import Job
+from bench.config import Job, config_hash
 from bench.engine import checkpoint
 from bench.engine.context import seed_torch
 from bench.engine.evaluate import evaluate
 from bench.engine.loop import Settings, fit
 from bench.engine.report import EpochReport
 from bench.engine.worker import Worker, best_device
-from data.cache import Prepared
+from bench.ledger import Ledger
+from data.cache import Opening, Prepared
 from data.errors import DataError, LeakError
 from data.split import Split
 from models.method import Method, Task
@@ -143,10 +144,24 @@ def _finish(
     for side, track in _wanted_frames(job):
         if side == "test":
             _refuse_seen(split, lineage, ("test",), job.spec.method)
-            samples = prepared.sealed(split, inputs, track, job.ledger_entry or "")
+            samples = prepared.sealed(split, inputs, track, opening_of(job))
         else:
             samples = prepared.training(split, inputs).validation_for(track)
         evaluate(job, method, samples, track, side, worker, settings).save(folder / "frames" / f"{side}-{track}")
+
+
+def opening_of(job: Job) -> Opening:
+    """What the ledger holds under the job's entry. Raises LeakError where that is nothing, or was for another run."""
+    entries = Ledger(Path(job.ledger)).find(id=job.ledger_entry) if job.ledger and job.ledger_entry else []
+    spec = job.spec
+    if not entries or entries[0]["settings"] != config_hash(spec.model_dump(mode="json")):
+        raise LeakError(
+            "the test side is sealed: no ledger entry was written for these settings",
+            f"{spec.method} on {spec.dataset}, entry {job.ledger_entry}",
+            "`final` writes the entry that opens it",
+        )
+    entry = entries[0]
+    return Opening(str(entry["id"]), entry["data_hash"], entry["split_hash"], tuple(entry["tracks"]))
 
 
 def _wanted_frames(job: Job) -> list[tuple[str, str]]:

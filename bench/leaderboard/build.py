@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.config import digest
+from bench.config import config_hash
 from bench.leaderboard.badges import badges_of
 from bench.leaderboard.compare import compare, give_ranks
 from bench.leaderboard.measure import ALL, Measured
@@ -17,7 +17,6 @@ from data.errors import DataError
 from data.tracks import TRACKS
 
 Runs = list[SeedRun]
-_NOT_SCIENCE = ("seed", "fold", "world_size", "requirements")  # of a RunSpec: these differ between seeds of one row
 
 
 def build_board(
@@ -66,11 +65,6 @@ def group(runs: Iterable[SeedRun]) -> list[Runs]:
         if held is None or (run.usable and not held.usable):
             members[run.place] = run
     return [[members[place] for place in sorted(members)] for members in found.values()]
-
-
-def config_hash(spec: Mapping[str, Any]) -> str:
-    """A hash of what the seeds of one row share."""
-    return digest({key: value for key, value in spec.items() if key not in _NOT_SCIENCE})
 
 
 def _rows_of(members: Runs, measured: Measured) -> list[Row]:

@@ -1,0 +1,44 @@
+"""The append-only record of what was registered beforehand and of every opening of a test side."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Append-only record of what was registered beforehand and of every opening of a test side."""
+
+    path: Path
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Raises DataError at a line that is not an entry: looks that cannot be counted must not read as none."""
+        if not self.path.is_file():
+            return
+        for number, line in enumerate(self.path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                entry["kind"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(
+                    "not an entry of the ledger", f"{self.path}, line {number}", "restore the line from a copy"
+                ) from error
+            yield entry
+
+    def append(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Add one line, flushed to the disk before anything that depends on it happens."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry, sort_keys=True) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        return entry
+
+    def find(self, **wanted: Any) -> list[dict[str, Any]]:
+        return [e for e in self.entries() if all(e.get(key) == value for key, value in wanted.items())]
