@@ -1,6 +1,7 @@
 """The board: grouping of seeds, cells without numbers, badges, comparisons, ranges of ranks, and runs from MLflow."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bench.leaderboard.build import build_board, cost_of
 from bench.leaderboard.compare import give_ranks
 from bench.leaderboard.measure import ALL_MASSES, THREE_MARGINS
 from bench.leaderboard.references import measure_references
-from bench.leaderboard.rows import Board, Comparison, Registration, Row
+from bench.leaderboard.rows import Board, Comparison, Registration, Row, SeedRun
 from bench.metrics import Estimate, Frame, over_seeds
 from tests.board_samples import REGISTERED, N, final, five, frame_of, make_board, row_of, samples
 
@@ -225,6 +226,59 @@ def test_rows_outside_the_labels_and_missing_intervals_are_badged() -> None:
     found = {b.code: b for b in badges.badges_of(five("vgg16", 1.0), 5, {"flagged": 0.25}, bare)}
     assert found["MB011"].label == "25% outside labels"
     assert found["MB012"].meaning == "scores do not vary"
+
+
+def badge_of(board: Board, method: str, code: str) -> str | None:
+    """What the badge of that code says in the method's row; None: it has none."""
+    return next((badge.meaning for badge in row_of(board, method).badges if badge.code == code), None)
+
+
+def test_more_search_than_another_row_is_badged() -> None:
+    """Planted: one method's budget doubled."""
+    doubled = {"id": "long", "trials": 6, "seconds": 200.0}
+    made = build_board([*five("vgg16", 1.0), *five("iaia_bl", 2.0, search=doubled)], registrations=REGISTERED)
+    assert badge_of(made, "iaia_bl", "MB015") == "settings chosen among 6 trials, those of vgg16 among 3"
+    assert badge_of(made, "vgg16", "MB015") is None
+
+
+def test_another_size_than_another_row_is_badged() -> None:
+    def sized(method: str, size: int) -> list[SeedRun]:
+        runs = five(method, 1.0)
+        return [replace(run, spec={**run.spec, "config": {"size": size}}) for run in runs]
+
+    made = build_board([*sized("vgg16", 112), *sized("iaia_bl", 224)])
+    assert badge_of(made, "vgg16", "MB015") == "size 112, in iaia_bl 224"
+    assert badge_of(made, "iaia_bl", "MB015") == "size 224, in vgg16 112"
+
+
+def test_a_registered_contrast_that_cannot_be_tested_is_named() -> None:
+    """Planted: the contrast's runs rest on fewer test rows than the reference's."""
+
+    def fewer(seed: int) -> Frame:
+        frame = frame_of("margin", seed, 2.0)
+        return frame.subset(np.arange(N) >= 10, "all")
+
+    runs = five("iaia_bl", 2.0)
+    for run in runs:
+        run.load = lambda seed=run.place[0]: fewer(seed)  # type: ignore[misc]
+    made = build_board([*five("vgg16", 1.0), *runs], registrations=REGISTERED)
+    assert list(made.notes) == [
+        "the registered contrast iaia_bl - vgg16 on margin, phantom, was not tested: the two rest on different test rows"
+    ]
+    assert badge_of(made, "vgg16", "MB016") is not None and badge_of(made, "iaia_bl", "MB016") is not None
+    alone = build_board(five("vgg16", 1.0), registrations=REGISTERED)
+    assert [note.split(": ")[1] for note in alone.notes] == ["iaia_bl has no result"]
+    late = [replace(REGISTERED[0], opened_before=2)]
+    seen = build_board([*five("vgg16", 1.0), *five("iaia_bl", 2.0)], registrations=late)
+    assert [note.split(": ")[1] for note in seen.notes] == ["it was written after 2 openings of the test side"]
+    assert not make_board().notes
+
+
+def test_a_frame_that_changed_is_measured_again(tmp_path: Path) -> None:
+    facts = {"seeds_asked": 1}
+    first = build_board([final("vgg16", 1, 1.0, facts=facts, stamp="a")], keep=tmp_path)
+    other = build_board([final("vgg16", 1, 3.0, facts=facts, stamp="b")], keep=tmp_path)
+    assert row_of(first, "vgg16").metrics != row_of(other, "vgg16").metrics
 
 
 # ---- from MLflow ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ CODES: dict[str, str] = {
     "MB012": "The primary metric has no interval.",
     "MB013": "A look at the test side was repeated on request (--reopen), or the row was made again (--force).",
     "MB014": "The effective batch changed during training (out of memory, or another number of workers).",
+    "MB015": "More search, or another size or width, than another row of the table had: the comparison is not at equal budget.",
+    "MB016": "Rows of the same split that rest on other test rows stand in another table, and are not compared with this one.",
 }
 _GRADES = {
     "synthetic": ("synthetic data", "the mammograms are generated; the ceiling row tells what could be reached"),

@@ -9,6 +9,7 @@ from typing import Any
 from bench.config import config_hash
 from bench.leaderboard.badges import badges_of
 from bench.leaderboard.compare import compare, give_ranks
+from bench.leaderboard.fairness import mark_unequal, missing_contrasts
 from bench.leaderboard.measure import ALL, Measured
 from bench.leaderboard.references import rows_of_references
 from bench.leaderboard.rows import Board, Registration, Row, SeedRun, Status
@@ -42,10 +43,12 @@ def build_board(
             owners[row.key] = [run for run in members if run.usable]
     _tell_apart(rows)
     rows += [_empty(cell) for cell in cells if not _covered(cell, rows)]
+    mark_unequal(rows)
     comparisons = compare(rows, owners, registrations, measured)
     give_ranks(rows, comparisons, registrations)
+    notes = missing_contrasts(rows, comparisons, registrations)
     rows += _references(groups, rows)
-    return Board(rows, comparisons, tuple(registrations), **shown)
+    return Board(rows, comparisons, tuple(registrations), notes=notes, **shown)
 
 
 def build_rows(runs: Iterable[SeedRun], **options: Any) -> list[Row]:
@@ -74,7 +77,7 @@ def _rows_of(members: Runs, measured: Measured) -> list[Row]:
     if len(usable) < asked * folds:
         status, reason = _incomplete(members, asked, folds)
         return [_row(members, asked, {}, status, reason)]
-    loads = {f"{run.run_id}/{run.track}": run.load for run in usable if run.load is not None}
+    loads = {run.frame_id: run.load for run in usable if run.load is not None}
     try:
         return [_row(members, asked, facts, "done", "") for facts in measured.rows(loads)]
     except DataError as error:  # one row that cannot be measured leaves the others standing
@@ -129,6 +132,7 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         pictures=tuple(dict.fromkeys(picture for run in members for picture in run.pictures)),
         config=dict(first.spec.get("config", {})),
         opened_before=min((int(run.facts.get("opened_before", 0)) for run in members), default=0),
+        patients=int(facts.get("patients", 0)),
         unit="image" if TRACKS[first.track].unit == "image" else "lesion image",
     )
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.config import digest
 from bench.leaderboard.references import ARTIFACT
 from bench.leaderboard.rows import SeedRun
 from bench.metrics import Frame
@@ -38,6 +39,7 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
             searches[sweep] = _search(tracker, sweep)
         for track in _tracks(info, side):
             load = _loader(tracker, info, track, side)
+            frame = info.artifacts / "frames" / f"{side}-{track}" if info.artifacts is not None else None
             found.append(
                 SeedRun(
                     run_id=info.run_id,
@@ -53,6 +55,7 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
                     facts=_facts(info, spec),
                     references=_json(tracker, info, ARTIFACT.format(track=track)) or {},
                     pictures=tuple(_pictures(info, page_folder)),
+                    stamp=_stamp(frame) if frame is not None and load is not None else "",
                 )
             )
     return found
@@ -88,6 +91,12 @@ def _loader(tracker: Tracker, info: RunInfo, track: str, side: str) -> partial[F
     if info.artifacts is not None and not (info.artifacts / "frames" / f"{side}-{track}").is_dir():
         return None
     return partial(_load, tracker, info.run_id, f"frames/{side}-{track}")
+
+
+def _stamp(folder: Path) -> str:
+    """Changes when a file of the frame does: name, size and time of each."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
+    return digest(files)
 
 
 def _load(tracker: Tracker, run_id: str, artifact: str) -> Frame:

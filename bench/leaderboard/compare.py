@@ -154,4 +154,4 @@ def _primary_view(row: Row, rows: Sequence[Row]) -> bool:
 
 
 def _loads(runs: Sequence[SeedRun]):  # type: ignore[no-untyped-def]  # -> dict[str, Callable[[], Frame]]
-    return {f"{run.run_id}/{run.track}": run.load for run in runs if run.load is not None}
+    return {run.frame_id: run.load for run in runs if run.load is not None}

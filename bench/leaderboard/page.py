@@ -130,6 +130,7 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
         "test_rows": measured.hashes.get("rows", ""),
         "protocol": measured.protocol,
         "unit": measured.unit,
+        "patients": measured.patients,
         "columns": _columns(metrics),
         "parts": parts,
         "forest": Markup(forest(rows, metric_title(track.primary))),  # escaped where it is made

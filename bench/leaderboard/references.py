@@ -55,6 +55,7 @@ def rows_of_references(measured: Mapping[str, Any], like: Row) -> list[Row]:
             protocol=like.protocol,
             rank_note="a reference is not ranked",
             unit=like.unit,
+            patients=like.patients,
         )
         for name, metrics in part["metrics"].items()
     ]

@@ -48,6 +48,12 @@ class SeedRun:
     facts: Mapping[str, Any] = field(default_factory=dict)
     references: Mapping[str, Any] = field(default_factory=dict)  # subset -> name -> metric -> estimate as JSON
     pictures: tuple[str, ...] = ()  # paths of explanation panels, relative to the page
+    stamp: str = ""  # of its frame's files: what was computed from others is computed again
+
+    @property
+    def frame_id(self) -> str:
+        """Names the frame that `load` reads, and its state."""
+        return "/".join(part for part in (self.run_id, self.track, self.stamp) if part)
 
     @property
     def method(self) -> str:
@@ -95,6 +101,7 @@ class Row:
     config: dict[str, Any] = field(default_factory=dict)
     distinct: str = ""  # tells rows of one method apart where there are several
     unit: str = "lesion image"
+    patients: int = 0  # that n stems from
     opened_before: int = 0  # openings of the same test side before this row's own
 
     @property
@@ -124,6 +131,7 @@ class Row:
             "seeds": list(self.seeds),
             "seeds_asked": self.seeds_asked,
             "unit": self.unit,
+            "patients": self.patients,
             "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
             "input": self.input,
             "supervision": self.supervision,
@@ -217,6 +225,7 @@ class Board:
     rows: list[Row]
     comparisons: list[Comparison] = field(default_factory=list)
     registrations: Sequence[Registration] = ()
+    notes: Sequence[str] = ()  # what a reader has to know of the whole board
     ledger: Sequence[Mapping[str, Any]] = ()
     title: str = "mammobench leaderboard"
     date: str = ""
@@ -243,6 +252,7 @@ class Board:
             "rows": [row.to_json() for row in self.rows],
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "registrations": [registration.to_json() for registration in self.registrations],
+            "notes": list(self.notes),
             "page": page,
         }
 

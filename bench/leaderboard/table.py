@@ -26,6 +26,7 @@ CSV_COLUMNS = (
     *("track", "dataset", "subset", "method", "variant", "kind", "status", "reason", "metric", "value", "low", "high"),
     *(
         "n",
+        "patients",
         "interval",
         "note",
         "seeds",
@@ -67,6 +68,8 @@ def print_tables(board: Board, console: Console) -> None:
         for line in [*_comparison_lines(board, rows), *_badge_lines(rows)]:
             console.print(f"  {line}", markup=False)
         console.print()
+    for note in board.notes:
+        console.print(f"Note: {note}", markup=False)
 
 
 def heading(rows: Sequence[Row]) -> str:
@@ -98,7 +101,21 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
     values = [short(row.metrics.get(name), first) for name in metrics]
     seeds = str(row.seeds_asked) if row.kind == "method" else "-"
     cost = duration(row.cost["machine_seconds"]) if "machine_seconds" in row.cost else "-"
-    return [row.label, ranks, *values, str(first.n if first else "-"), seeds, row.input, row.supervision, cost]
+    return [
+        row.label,
+        ranks,
+        *values,
+        counted(first.n, row.patients) if first else "-",
+        seeds,
+        row.input,
+        row.supervision,
+        cost,
+    ]
+
+
+def counted(n: int, patients: int) -> str:
+    """ "300 of 150 patients": rows, and the patients that they stem from."""
+    return f"{n} of {patients} patients" if patients else str(n)
 
 
 def short(estimate: Estimate | None, beside: Estimate | None = None) -> str:
@@ -132,6 +149,7 @@ def to_markdown(board: Board) -> str:
         lines += [_pipe(cells(row, rows)) for row in rows]
         lines += ["", *(f"- {line}" for line in [*_comparison_lines(board, rows), *_badge_lines(rows)])]
         parts.append("\n".join(lines).rstrip())
+    parts += [f"Note: {note}" for note in board.notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,6 +178,7 @@ def _facts(row: Row) -> dict[str, Any]:
         "kind": row.kind,
         "status": row.status,
         "reason": row.reason,
+        "patients": row.patients or "",
         "seeds": row.seeds_asked if row.kind == "method" else "",
         "rank_low": row.ranks[0] if row.ranks else "",
         "rank_high": row.ranks[1] if row.ranks else "",
