@@ -4,6 +4,7 @@ Shapes: B images, C channels, h w cells, M prototypes, N images, S side of the i
 its share; results are reduced by (distance, row of the table, map row, map column), never by order of arrival.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -162,7 +163,8 @@ def after_pruning(
 def logistic(x_NF: Tensor, y_N: Tensor, penalty: Literal["none", "l2"]) -> tuple[Tensor, float]:
     """Weights (F) and intercept of a logistic regression in float64; l2: C = 1 on the weights, not the intercept.
 
-    Columns are standardised inside, for the optimiser's sake; the result is for the columns as given.
+    Columns are standardised inside, for the optimiser's sake; the result is for the columns as given. Warns where the
+    rows are separable and nothing bounds the weights.
     """
     x, y = x_NF.double().cpu(), y_N.double().cpu()
     mean, sd = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-12)
@@ -182,5 +184,12 @@ def logistic(x_NF: Tensor, y_N: Tensor, penalty: Literal["none", "l2"]) -> tuple
             return loss
 
         optimiser.step(closure)
+    if bool(((unit @ theta.detach()[:-1] + theta.detach()[-1] > 0) == (y > 0.5)).all()) and penalty == "none":
+        warnings.warn(
+            "the logits of the training rows separate the classes of malignancy without an error: the coefficients of "
+            "the malignancy head have no finite optimum; set mal_head.penalty to l2",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     weight = theta.detach()[:-1] / sd
     return weight, float(theta.detach()[-1] - weight @ mean)

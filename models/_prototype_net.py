@@ -5,7 +5,6 @@ Paper 002 is Barnett et al. 2021, IAIA-BL; "code" its authors' public code, read
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ from torch.nn import functional as F
 from data.batch import Batch
 from data.errors import ConfigError, DataError
 from models import _projection as projection
+from models import _prototype_panels as panels
 from models import _prototypes as proto
 from models._prototype_config import PrototypeConfig
+from models._prototype_panels import Seen
 from models._trunks import InputNorm, check_weights, requirements, trunk_state, vgg16_trunk
 from models.method import (
     Context,
@@ -30,22 +31,10 @@ from models.method import (
     Requirement,
     Stage,
     Task,
-    scale01,
     term,
 )
 
-SHOWN = 3  # prototypes in an explanation
-UNKNOWN = -1
-
-
-@dataclass
-class Seen:
-    """What the network makes of a batch: d (B, M, h, w), s_j and gamma_j (B, M), logits (B, K)."""
-
-    d: Tensor
-    scores: Tensor
-    gamma: Tensor
-    logits: Tensor
+UNKNOWN = panels.UNKNOWN
 
 
 class _PrototypeNet(Method):
@@ -344,52 +333,14 @@ class _PrototypeNet(Method):
 
     @torch.no_grad()
     def explain(self, batch: Batch) -> list[list[Panel]]:
-        """The paper's figure: the image, then the prototypes that spoke most for the predicted class: where they fire
-        in it, and the training patch that each one is."""
+        """The paper's figure: the image, then the prototypes that spoke most for the predicted class."""
         seen = self.look(batch.image)
-        s, predicted = proto.similarity(seen.d), seen.logits.argmax(dim=1)
-        rows: list[list[Panel]] = []
-        for i in range(len(batch)):
-            image = batch.image[i, 0].float().cpu().numpy()
-            outline = batch.mask[i, 0].float().cpu().numpy() if bool(batch.has_mask[i]) else None
-            kind = int(predicted[i])
-            weight = self.h1.weight[kind]
-            own = (self.active & (self.classes == kind)).nonzero()[:, 0]
-            order = own[(seen.scores[i, own] * weight[own]).argsort(descending=True)]
-            logit = float(seen.logits[i, kind])
-            shown = float((seen.scores[i, order[:SHOWN]] * weight[order[:SHOWN]]).sum())
-            row = [
-                Panel(
-                    f"network says {self.task.classes[kind]}",
-                    image,
-                    outline=outline,
-                    caption=f"logit {logit:.2f} = {shown:.2f} of the prototypes shown, {logit - shown:+.2f} of all others",
-                )
-            ]
-            for j in order[:SHOWN].tolist():
-                score, w = float(seen.scores[i, j]), float(weight[j])
-                caption = f"similarity {score:.2f} x weight {w:.2f} = {score * w:.2f}"
-                heat = scale01(s[i, j]).float().cpu().numpy()
-                row += [
-                    Panel(f"prototype {j}", image, map=heat, outline=outline, caption=caption),
-                    self.source_panel(j),
-                ]
-            rows.append(row)
-        return rows
-
-    def source_panel(self, j: int) -> Panel:
-        """A prototype as the training patch that it is."""
-        image = self.source_image[j].cpu().numpy().astype(np.float32) / 255
-        row = int(self.source_place[j, 0])
-        if row == UNKNOWN:
-            return Panel(f"prototype {j}: not projected", image)
-        box = tuple(float(v) for v in self.source_box[j].tolist())
-        caption = f"{self.task.classes[int(self.classes[j])]}; training row {row}; self-similarity {float(self.source_map[j].max()):.2f}"
-        heat = scale01(self.source_map[j]).float().cpu().numpy()
-        return Panel(f"prototype {j}", image, map=heat, box=(box[0], box[1], box[2], box[3]), caption=caption)
+        return [panels.case(self, batch, seen, i) for i in range(len(batch))]
 
     def artifacts(self) -> dict[str, list[Panel]]:
-        return {"prototypes": [self.source_panel(j) for j in self.active.nonzero()[:, 0].tolist()]}
+        """A gallery of the prototypes that pruning left, each as the training patch that it is and its map there."""
+        left = self.active.nonzero()[:, 0].tolist()
+        return {"prototypes": [panel for j in left for panel in (panels.source(self, j), panels.source_map(self, j))]}
 
 
 def stretches(joint_epochs: int, push_every: int) -> list[int]:

@@ -204,7 +204,7 @@ def test_pruned_prototypes_contribute_nothing_and_states_still_load() -> None:
     fresh = toy_method("iaia_bl", seed=5)
     fresh.load_state_dict(method.state_dict())
     assert torch.equal(fresh.predict(batch, "margin").scores, before)
-    assert len(fresh.artifacts()["prototypes"]) == int(method.active.sum())
+    assert len(fresh.artifacts()["prototypes"]) == 2 * int(method.active.sum())
 
 
 @pytest.mark.parametrize("rule", [{"rule": "knn", "k": 6, "threshold": 0}, {"rule": "manual", "keep": (0, 5, 6, 10)}])

@@ -1,5 +1,6 @@
 """The arithmetic of prototype networks. First of all: does the fine-annotation loss pull activation into the lesion?"""
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -235,6 +236,16 @@ def test_logistic_regression_meets_its_own_optimum(penalty: Literal["none", "l2"
     assert abs(float(residual.sum())) < 1e-4
     gradient = x.T @ residual + (weight if penalty == "l2" else 0)
     assert float(gradient.abs().max()) < 1e-2
+
+
+def test_separable_logits_are_said_aloud() -> None:
+    x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    with pytest.warns(RuntimeWarning, match="no finite optimum"):
+        projection.logistic(x, y, "none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        projection.logistic(x, y, "l2")
 
 
 def test_projected_prototypes_are_patches_and_carry_their_source() -> None:

@@ -88,7 +88,7 @@ def draw_panels(
     return _save(figure, path)
 
 
-def draw_gallery(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 5, note: str = "") -> Path:
+def draw_gallery(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 6, note: str = "") -> Path:
     """Pictures of the model itself, e.g. each prototype with the training image that it comes from, in a grid."""
     rows = [list(panels[start : start + columns]) for start in range(0, len(panels), columns)]
     return draw_panels(rows, path, title=title, note=note)
