@@ -345,6 +345,11 @@ def _show_prepared(console: Console, document: Mapping[str, Any]) -> None:
     console.print(table)
     for item in document["left_out"]:
         console.print(f"left out: {item['count']} x {item['reason']}", markup=False)
+    if document["masks_shared"]:
+        console.print(
+            f"look: {document['masks_shared']} masks belong, pixel by pixel, to lesions of more than one patient; "
+            "is a patient in twice?"
+        )
     console.print(f"passport: {document['passport']}", markup=False)
 
 

@@ -83,6 +83,7 @@ def document(prepared: Prepared, protocol: str = "holdout", seed: int = 0) -> di
         "tracks": prepared.counts(split),
         "findings_by_side": {side: int(by_side.get(side, 0)) for side in SIDES},
         "left_out": prepared.passport["left_out"],
+        "masks_shared": prepared.passport.get("masks_shared", 0),
         "problems": prepared.passport["problems"],
         "passport": str(prepared.folder / "passport.json"),
         "manifest": str(prepared.folder / "splits" / f"{split.hash}.parquet"),

@@ -47,7 +47,7 @@ def _film_columns(record: Record, fact: FilmFacts) -> dict[str, Any]:
         "record_id": record.record_id,
         "finding_id": "",
         "lesion_id": "",
-        "patient": public_id(record.dataset, "patient", record.patient_id),
+        "patient": public_id(record.dataset, "patient", record.patient_id.strip()),
         "laterality": record.laterality,
         "view": record.view,
         "kind": "",
@@ -174,6 +174,7 @@ def passport(
         "patients": int(table["patient"].nunique()),
         "tracks": counts(table, table["official_split"]),
         "left_out": [{"reason": reason, "count": count} for reason, count in sorted(report.left_out.items())],
+        "masks_shared": masks_shared(table),
         "boxes_clipped": sum(found.box_clipped for fact in facts for found in fact.findings),
         "record_attributes": sorted({f"attr_{name}" for record in records for name in record.attributes}),
         "height": _spread(films["height"]),
@@ -183,6 +184,12 @@ def passport(
         "grey_high": _spread([fact.grey[1] for fact in decoded]),
         "data_hash": data_hash(card.name, table),
     }
+
+
+def masks_shared(table: pd.DataFrame) -> int:
+    """Masks that lesions of more than one patient have, pixel by pixel: a lesion that is there twice, or copied."""
+    own = table[(table["mask_hash"] != "") & (table["counterfactual_of"] == "")]
+    return int((own.groupby("mask_hash")["patient"].nunique() > 1).sum())
 
 
 def _spread(values: Any) -> dict[str, float] | None:

@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import data
 from data import cache
 from data._store import PixelSpec, Rows, create_rows, write_rows
+from data._table import masks_shared
 from data.cache import Opening, Prepared, open_prepared, prepare
 from data.errors import ConfigError, DataError, LeakError, MachineError, UserError
 from data.inputs import Inputs, Roi, Stream
@@ -242,6 +244,17 @@ def test_the_key_follows_the_files_on_disk(tmp_path):
 def test_options_are_checked():
     with pytest.raises(ConfigError, match="patient_count"):
         prepare("toy_films", None, {"patient_count": 3}, Path("nowhere"))
+
+
+def test_a_lesion_under_two_patients_is_counted() -> None:
+    table = pd.DataFrame(
+        {
+            "patient": ["a", "b", "b", "c", "d", "e"],
+            "mask_hash": ["m1", "m1", "m2", "m2", "", ""],
+            "counterfactual_of": ["", "", "", "r3", "", ""],
+        }
+    )
+    assert masks_shared(table) == 1
 
 
 def opening_of(prepared: Prepared, split: Split, *tracks: str) -> Opening:

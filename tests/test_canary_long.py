@@ -17,15 +17,17 @@ from data.cache import Prepared, prepare
 pytestmark = pytest.mark.long
 
 SETTINGS = {
-
-        "size": 64,
-        "width": 0.125,
-        "trunk_blocks": 4,
-        "weights": "pretext",
-        "pretext_epochs": 6,
-        "input_norm": "per_image"
-    ,
-    "epochs": 3, "batch_size": 16, "head": "pool_linear", "lr": 2e-4, "weight_decay": 1e-4,
+    "size": 64,
+    "width": 0.125,
+    "trunk_blocks": 4,
+    "weights": "pretext",
+    "pretext_epochs": 6,
+    "input_norm": "per_image",
+    "epochs": 3,
+    "batch_size": 16,
+    "head": "pool_linear",
+    "lr": 2e-4,
+    "weight_decay": 1e-4,
 }
 ROI = {"strategy": "box_scale", "scale": 1.6}
 EXAMS = {"train": 200, "validation": 30, "test": 100}
