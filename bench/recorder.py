@@ -1,5 +1,6 @@
 """The driver's record of runs: each report and each end of a trial goes into MLflow as it comes."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,11 @@ from typing import Any
 from bench.cluster.failures import Failure
 from bench.config import Job
 from bench.engine.report import as_estimates
+from bench.engine.run import read_reports
 from bench.tracking import Kind, Tracker
+from bench.tracking_values import Unreachable
+
+log = logging.getLogger(__name__)
 
 Payload = Mapping[str, Any]
 
@@ -29,6 +34,7 @@ class Recorder:
     finished: Callable[[int, str, Payload], None] = lambda number, run_id, payload: None
     seen: Callable[[int, Payload], None] = lambda number, payload: None
     run_ids: dict[int, str] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)  # number -> its last report that MLflow holds
 
     def open(self, number: int) -> str:
         """The MLflow run of a number; the one that a former driver began is gone on with."""
@@ -49,8 +55,29 @@ class Recorder:
         return self.run_ids[number]
 
     def on_report(self, number: int, payload: Payload) -> None:
-        """One batch an epoch: loss terms, metrics with their intervals, rates and the worker's figures."""
-        run_id = self.open(number)
+        """One batch an epoch: loss terms, metrics with their intervals, rates and the worker's figures.
+
+        Reports of which no driver heard, because it died after the checkpoint, are read from the run's folder.
+        """
+        run_id, step = self.open(number), int(payload["number"])
+        if number not in self.steps:
+            self.steps[number] = self._last_step(run_id, step - 1) if step > 1 else 0
+        if step > self.steps[number] + 1:
+            for missed, report in sorted(read_reports(Path(self.jobs(number).folder)).items()):
+                if self.steps[number] < missed < step:
+                    self._log(run_id, report)
+        self._log(run_id, payload)
+        self.steps[number] = step
+        self.seen(number, payload)
+
+    def _last_step(self, run_id: str, otherwise: int) -> int:
+        try:
+            return max((step for step, _ in self.tracker.history(run_id, "seconds")), default=0)
+        except Unreachable as error:
+            log.warning("run %s: reports before %d are not looked for: %s", run_id[:8], otherwise + 1, error)
+            return otherwise
+
+    def _log(self, run_id: str, payload: Payload) -> None:
         values: dict[str, Any] = {name: value for name, value in payload.items() if name.startswith("loss/")}
         values |= as_estimates(payload["estimates"])
         values |= payload["system"]
@@ -58,7 +85,6 @@ class Recorder:
         if payload["images_per_second"]:
             values["images_per_second"] = payload["images_per_second"]
         self.tracker.log(run_id, values, step=int(payload["number"]))
-        self.seen(number, payload)
 
     def on_end(self, number: int, state: str, payload: Payload | None, failure: Failure | None) -> dict[str, Any]:
         """Close the run; gives what the study keeps of it."""

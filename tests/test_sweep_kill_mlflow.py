@@ -57,7 +57,7 @@ def test_killed_three_times(tmp_path: Path) -> None:
 
 
 def _check(folder: Path, document: dict) -> None:  # type: ignore[type-arg]
-    """All trials closed, none twice; states and values agree; each epoch was trained once, though the trial was cut."""
+    """All trials closed, none twice; states and values agree; each epoch was recorded once, though the trial was cut."""
     study = optuna.load_study(
         study_name=document["study"], storage=open_storage(f"sqlite:///{folder / 'out' / 'studies.db'}")
     )
@@ -75,6 +75,7 @@ def _check(folder: Path, document: dict) -> None:  # type: ignore[type-arg]
             assert run.metrics["validation/auroc_mean"] == pytest.approx(trial.value)
         steps = [step for step, _ in tracker.history(run.run_id, "seconds")]
         assert len(steps) == len(set(steps)), f"trial {trial.number} trained an epoch twice: {steps}"
+        assert steps == list(range(1, len(steps) + 1)), f"trial {trial.number}: an epoch is not in its curve: {steps}"
     assert len(tracker.runs(kind="sweep")) == 1
 
 

@@ -1,7 +1,7 @@
 """One job from its folder to its folder: build, start or resume, train, and leave frames behind.
 
 The folder of a run holds `checkpoint.pt` while it trains, then `final.pt` (the state), `lineage.json` (whom it has seen),
-`last.json` (the last report), `frames/<side>-<track>/` and, written last, `DONE`.
+`last.json` (the last report), `reports.jsonl` (every report), `frames/<side>-<track>/` and, written last, `DONE`.
 """
 
 import json
@@ -29,7 +29,7 @@ from data.errors import DataError, LeakError
 from data.split import Split
 from models.method import Method, Task
 
-DONE, FINAL, LAST, LINEAGE = "DONE", "final.pt", "last.json", "lineage.json"
+DONE, FINAL, LAST, LINEAGE, REPORTS = "DONE", "final.pt", "last.json", "lineage.json", "reports.jsonl"
 
 
 class Finished(EpochReport):
@@ -92,10 +92,12 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
             if report.final:
                 _finish(job, folder, method, prepared, split, lineage, settings, worker)
                 report.system["cost/machine_seconds"] = spent + (time.monotonic() - started) * worker.world_size
+                _append_report(folder, report.payload())
                 _write_json(folder / LAST, report.payload())
                 (folder / DONE).write_text("")
                 (folder / checkpoint.NAME).unlink(missing_ok=True)
             else:
+                _append_report(folder, report.payload())  # before the checkpoint, so that no epoch behind it is unknown
                 report.save(folder)
                 _write_json(folder / LAST, report.payload())
         yield report
@@ -218,6 +220,25 @@ def _spent(folder: Path) -> float:
     """Machine seconds of the attempts before this one."""
     last = folder / LAST
     return float(json.loads(last.read_text())["system"].get("cost/machine_seconds", 0.0)) if last.is_file() else 0.0
+
+
+def read_reports(folder: Path) -> dict[int, dict[str, Any]]:
+    """number -> payload of each report that a run has made; of an epoch that was trained again, the later one."""
+    path, found = folder / REPORTS, {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            payload = json.loads(line) if line else None
+        except ValueError:  # cut off by a kill: its epoch was trained again, and stands below
+            continue
+        if payload:
+            found[int(payload["number"])] = payload
+    return found
+
+
+def _append_report(folder: Path, payload: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / REPORTS).open("a", encoding="utf-8") as stream:
+        stream.write("\n" + json.dumps(payload))  # the line break first: a line that a kill cut stays a line of its own
 
 
 def _write_json(path: Path, value: object) -> None:
