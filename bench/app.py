@@ -1,15 +1,16 @@
 """What each command does: reads its arguments, calls the jobs, and hands their documents to the console."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from bench import shows
 from bench.config import merge, parse_set, read_yaml, unflatten
 from bench.console import Talk
 from bench.home import Home
@@ -139,7 +140,7 @@ class App:
         with self.talk.progress(f"preparing {dataset}") as update:
             prepared = prepare_data(self.home, dataset, options, data_root, skip_bad=skip_bad, progress=update)
         found = document(prepared, protocol)
-        self.talk.result(found, lambda console: _show_prepared(console, found))
+        self.talk.result(found, lambda console: shows.prepared(console, found))
 
     def train(
         self, method: str, dataset: str, track: str, seed: int, protocol: str,
@@ -157,7 +158,7 @@ class App:
         with self.talk.progress(str(cell)) as update:
             document = run_train(ready, seed, tracker, Meter(update, 1).seen)
         self.exit_code = 0 if document["status"] == "complete" else 1
-        self.talk.result(document, lambda console: _show_metrics(console, document))
+        self.talk.result(document, lambda console: shows.metrics(console, document))
 
     def sweep(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
@@ -183,10 +184,10 @@ class App:
         with self.talk.progress(f"sweep {cell}") as update:
             document = run_sweep(ready, plan, self.storage, tracker, Meter(update, trials).seen)
         self.exit_code = 0 if document["best"] else 1
-        self.talk.result(document, lambda console: _show_sweep(console, document))
-        self.talk.say(
-            f"next: python run_bench.py final {method} {dataset} --track {track} --from {document['sweep_id'][:8]} ..."
-        )
+        self.talk.result(document, lambda console: shows.sweep(console, document))
+        if document["best"]:
+            again = self._command("final", method, dataset, track, protocol, data_root, config, pairs)
+            self.talk.say(f"next: {again} --from {document['sweep_id'][:8]}")
 
     def final(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
@@ -215,7 +216,7 @@ class App:
         rows = [row for row in board.rows if set(row.seeds) & set(ids)]
         self.exit_code = 0 if rows and all(row.status == "done" for row in rows) else 1
         document = {"rows": [row.to_json() for row in rows], "ledger": list(self.home.ledger.entries())}
-        self.talk.result(document, lambda console: _show_rows(console, board, rows))
+        self.talk.result(document, lambda console: shows.rows(console, board, rows))
         self.talk.say(f"page: {page}")
 
     def bench(self, suite: str, data_root: Path | None) -> None:
@@ -230,7 +231,7 @@ class App:
         self.exit_code = (
             1 if any(cell["status"] in ("failed", "unavailable", "missing") for cell in document["cells"]) else 0
         )
-        self.talk.result(document, lambda console: _show_board(console, board))
+        self.talk.result(document, lambda console: shows.board(console, board))
         self.talk.say(f"leaderboard: {document['leaderboard']}")
         self.talk.say(
             f"runs:        .venv/bin/python run_bench.py ui --out {self._out}   (MLflow, then open the address it prints)"
@@ -245,7 +246,7 @@ class App:
         page = write_board(self.home, board)
         document = board.to_json(page=str(page))
         if form == "table" or self.talk.as_json:
-            self.talk.result(document, lambda console: _show_board(console, board))
+            self.talk.result(document, lambda console: shows.board(console, board))
         else:
             text = {"csv": table.to_csv, "md": table.to_markdown, "latex": table.to_latex}[form](board)
             self.talk.out.out(text, end="" if text.endswith("\n") else "\n", highlight=False)
@@ -287,6 +288,24 @@ class App:
                 raise ConfigError(
                     f"no objective {name!r}", "--objectives", f"choose from: {', '.join(quick_names(track))}"
                 )
+
+    def _command(
+        self, name: str, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None,
+        pairs: list[str],
+    ) -> str:  # fmt: skip
+        """Another command on the same cell, as it can be pasted."""
+        words = ["python", "run_bench.py", name, method, dataset, "--track", track]
+        options: list[tuple[str, object, object]] = [
+            ("--protocol", protocol, PROTOCOLS[0]), ("--data-root", data_root, None), ("--config", config, None),
+            *(("--set", pair, None) for pair in pairs),
+            ("--out", self._out, Path("runs")), ("--tracking-uri", self._tracking_uri, None),
+            ("--ray-address", self._ray_address, "local"), ("--workers", self.workers, 1),
+            ("--gpus-per-worker", self.gpus_per_worker, 0),
+        ]  # fmt: skip
+        for flag, value, default in options:
+            if value not in (None, default):
+                words += [flag, str(value)]
+        return shlex.join(words)
 
     def _plan(self, cells: Any, *, trials: int, seeds: int) -> None:
         """What would run. Reasons against a cell are found without touching any data."""
@@ -330,63 +349,3 @@ class Meter:
         for key in [key for key in self.shares if key[0] == self.generation]:
             self.shares[key] = 1.0
         self.generation += 1
-
-
-def _show_prepared(console: Console, document: Mapping[str, Any]) -> None:
-    table = Table(
-        "track",
-        "side",
-        "labels",
-        title=f"{document['dataset']}: {document['findings']} findings, {document['patients']} patients",
-    )
-    for track, sides in document["tracks"].items():
-        for side, labels in sides.items():
-            table.add_row(track, side, ", ".join(f"{name} {n}" for name, n in labels.items()))
-    console.print(table)
-    for item in document["left_out"]:
-        console.print(f"left out: {item['count']} x {item['reason']}", markup=False)
-    if document["masks_shared"]:
-        console.print(
-            f"look: {document['masks_shared']} masks belong, pixel by pixel, to lesions of more than one patient; "
-            "is a patient in twice?"
-        )
-    console.print(f"passport: {document['passport']}", markup=False)
-
-
-def _show_metrics(console: Console, document: Mapping[str, Any]) -> None:
-    table = Table("metric", "value", "95 % interval", "n", title=f"run {document['run_id'][:8]}: {document['status']}")
-    for name, e in document["metrics"].items():
-        low, high = e["low"], e["high"]
-        table.add_row(
-            name,
-            f"{e['value']:.3f}",
-            f"{low:.3f}-{high:.3f}" if low is not None and high is not None else "-",
-            str(e["n"]),
-        )
-    console.print(table)
-
-
-def _show_sweep(console: Console, document: Mapping[str, Any]) -> None:
-    table = Table(
-        "trial", "state", "value", "settings", title=f"sweep {document['sweep_id'][:8]}: {document['status']}"
-    )
-    best = document["best"]["number"] if document["best"] else None
-    for trial in document["trials"]:
-        value = ", ".join(f"{v:.3f}" for v in trial["values"]) if trial["values"] else trial["failure"] or ""
-        mark = " (best)" if trial["number"] == best else ""
-        settings = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial["params"].items())
-        table.add_row(f"{trial['number']}{mark}", trial["state"], value, settings)
-    console.print(table)
-    console.print("values: validation, chosen among trials, so optimistic; no test row was read", markup=False)
-
-
-def _show_board(console: Console, board: Any) -> None:
-    from bench.leaderboard.table import print_tables
-
-    print_tables(board, console)
-
-
-def _show_rows(console: Console, board: Any, rows: list[Any]) -> None:
-    from dataclasses import replace
-
-    _show_board(console, replace(board, rows=[row for row in board.rows if row in rows or row.kind == "reference"]))

@@ -1,7 +1,9 @@
 """Which settings go to `final`: of the finished sweep, of a named sweep or run, or the published ones."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bench.plan import TUNING_SEED, Ready
 from bench.sweep import study_name
@@ -21,29 +23,38 @@ class Choice:
 
 def chosen(ready: Ready, source: str | None, tracker: Tracker) -> Choice:
     """source: None (the finished sweep of this cell, else published), "published", or a sweep's or run's id."""
+    cell = ready.cell
+    point = "published, with the settings given over it" if cell.settings or cell.budget or cell.roi else "published"
     if source == "published":
-        return Choice(ready.base, "published")
+        return Choice(ready.base, point)
     if source is None:
         found = tracker.find(study_name(ready), "sweep")
         if found is None:
-            return Choice(ready.base, "published (no finished sweep of this cell)")
+            return Choice(ready.base, f"{point} (no finished sweep of this cell)")
         return _of_sweep(ready, tracker, found.run_id)
     run = tracker.resolve(source)
     if run.kind == "sweep":
         return _of_sweep(ready, tracker, run.run_id)
     spec = json.loads(tracker.download(run.run_id, "config.json").read_text())
-    if spec["method"] != ready.cell.method:
-        raise ConfigError(
-            f"run {run.run_id[:8]} is of {spec['method']}", "--from", f"name a run of {ready.cell.method}"
-        )
+    _check(ready, spec, f"run {run.run_id[:8]}")
     return Choice(ready.kind.Config.model_validate(spec["config"]), f"run {run.run_id[:8]}", run.parent or "")
 
 
 def _of_sweep(ready: Ready, tracker: Tracker, run_id: str) -> Choice:
     best = json.loads(tracker.download(run_id, "best.json").read_text())
-    if best["method"] != ready.cell.method:
-        raise ConfigError(
-            f"sweep {run_id[:8]} is of {best['method']}", "--from", f"name a sweep of {ready.cell.method}"
-        )
+    _check(ready, best, f"sweep {run_id[:8]}")
     config = ready.kind.Config.model_validate(best["config"])
     return Choice(config, f"trial {best['number']} of sweep {run_id[:8]} (tuning seed {TUNING_SEED})", run_id)
+
+
+def _check(ready: Ready, found: Mapping[str, Any], name: str) -> None:
+    """Settings that were chosen on other data, or for another method, open no test side by accident."""
+    if found["method"] != ready.cell.method:
+        raise ConfigError(f"{name} is of {found['method']}", "--from", f"name one of {ready.cell.method}")
+    here = (ready.prepared.data_hash, ready.split.hash, ready.task.track.name)
+    if (found["data_hash"], found["split_hash"], found["track"]) != here:
+        raise ConfigError(
+            f"{name} ran on other data, another split or another track than this command names",
+            "--from",
+            "give the same --config, --set, --data-root and --track as there, or name a sweep of these data",
+        )

@@ -202,6 +202,9 @@ def _document(search: DurableSearch, ready: Ready, parent: str, study: str, plan
         "best": best
         and {
             "method": ready.cell.method,
+            "data_hash": ready.prepared.data_hash,
+            "split_hash": ready.split.hash,
+            "track": ready.task.track.name,
             "number": best.number,
             "values": list(best.values),
             "config": ready.config(search.overrides(best.params)).model_dump(mode="json"),

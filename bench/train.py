@@ -37,11 +37,13 @@ def run_train(ready: Ready, seed: int, tracker: Tracker, seen: Seen = lambda num
         on_report=see if finished else recorder.on_report,
         on_end=(lambda number, state, payload, failure: {}) if finished else recorder.on_end,
     )  # fmt: skip
+    log = Path(job.folder) / "failure.log"
     return {
         "run_id": recorder.run_ids[0],
         "status": ending.state,
         "failure": ending.failure.kind if ending.failure else None,
         "reason": ending.failure.reason if ending.failure else None,
+        "log": str(log) if ending.state == "failed" and log.is_file() else None,
         "epochs": last.get("total"),
         "metrics": last.get("estimates", {}),
         "images_per_second": last.get("images_per_second"),

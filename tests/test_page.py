@@ -61,6 +61,21 @@ def test_the_terminal_table_says_what_the_page_says(board: Board) -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 140, 240])
+def test_a_narrow_terminal_breaks_no_number(board: Board, width: int) -> None:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    table.print_tables(board, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for row in board.rows:
+        if row.status == "done":
+            assert table.short(row.metrics["auroc_mean"]) in text, row.label
+    assert all(len(line) <= width for line in text.splitlines() if "│" in line)
+    assert "3 of 5 seeds" in text
+    assert ("not shown at this width" in text) == (width < 200)
+
+
 def test_files_are_written_in_one_piece(board: Board, tmp_path: Path) -> None:
     page.write_page(board, tmp_path / "leaderboard" / "index.html")
     table.write_tables(board, tmp_path / "leaderboard")

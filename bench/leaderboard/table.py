@@ -21,6 +21,7 @@ from bench.metrics import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 CSV_COLUMNS = (
     *("track", "dataset", "subset", "method", "variant", "kind", "status", "reason", "metric", "value", "low", "high"),
@@ -48,28 +49,57 @@ def write_tables(board: Board, folder: Path) -> list[Path]:
 
 
 def print_tables(board: Board, console: Console) -> None:
-    """A table per track, data set and view on the console; comparisons and what the badges say below each."""
-    from rich.table import Table
-    from rich.text import Text
+    """A table per track, data set and view on the console; comparisons and what the badges say below each.
 
+    A value is never broken: columns that do not fit are left out from the right, and named.
+    """
     if not board.rows:
         console.print("There is no final result yet; `python run_bench.py bench smoke` makes some.", markup=False)
     for _, rows in board.tables():
-        table = Table(title=heading(rows), title_justify="left", title_style="bold", pad_edge=False)
-        for i, name in enumerate(head(rows)):
-            table.add_column(name, overflow="fold", no_wrap=i == 0)
-        previous = rows[0].kind
-        for row in rows:
-            if row.kind != previous:
-                table.add_section()
-            previous = row.kind
-            table.add_row(*(Text(cell) for cell in cells(row, rows)), style="dim" if row.kind == "reference" else "")
-        console.print(table)
-        for line in [*_comparison_lines(board, rows), *_badge_lines(rows)]:
+        names = head(rows)
+        shown, dropped = list(names), []
+        for name in _least_first(names):
+            if _table(rows, names, shown).__rich_measure__(console, console.options).minimum <= console.width:
+                break
+            shown.remove(name)
+            dropped.append(name)
+        console.print(_table(rows, names, shown))
+        if dropped:
+            left = ", ".join(name for name in names if name in dropped)
+            console.print(f"  not shown at this width: {left}; the page has them", markup=False)
+        failed = [f"{row.label}: {row.status.replace('-', ' ')}: {row.reason}" for row in rows if row.status != "done"]
+        for line in [*failed, *_comparison_lines(board, rows), *_badge_lines(rows)]:
             console.print(f"  {line}", markup=False)
         console.print()
     for note in board.notes:
         console.print(f"Note: {note}", markup=False)
+
+
+def _least_first(names: Sequence[str]) -> list[str]:
+    """Columns in the order in which a narrow console goes without them; method and primary metric always stay."""
+    last = [name for name in ("rank", "seeds", "n") if name in names]
+    others = [name for name in names[3:] if name not in last]
+    return [*reversed(others), *reversed(last)]
+
+
+def _table(rows: Sequence[Row], names: Sequence[str], shown: Sequence[str]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = [dict(zip(names, cells(row, rows), strict=True)) for row in rows]
+    for i, row in enumerate(rows):
+        if row.status != "done":  # its reason stands below
+            texts[i] = dict.fromkeys(names, "") | {names[0]: row.label, names[2]: row.status.replace("-", " ")}
+    table = Table(title=heading(rows), title_justify="left", title_style="bold", pad_edge=False)
+    for name in shown:  # words may break, a number may not
+        wraps = name in (names[0], "input", "supervision")
+        parts = [part for text in texts for part in (text[name].split() if wraps else [text[name]])]
+        table.add_column(name, no_wrap=not wraps, min_width=max(map(len, [name, *parts])))
+    for i, row in enumerate(rows):
+        if i and row.kind != rows[i - 1].kind:
+            table.add_section()
+        table.add_row(*(Text(texts[i][name]) for name in shown), style="dim" if row.kind == "reference" else "")
+    return table
 
 
 def heading(rows: Sequence[Row]) -> str:
