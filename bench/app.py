@@ -216,7 +216,7 @@ class App:
         rows = [row for row in board.rows if set(row.seeds) & set(ids)]
         self.exit_code = 0 if rows and all(row.status == "done" for row in rows) else 1
         document = {"rows": [row.to_json() for row in rows], "ledger": list(self.home.ledger.entries())}
-        self.talk.result(document, lambda console: shows.rows(console, board, rows))
+        self.talk.result(document, lambda console: shows.board(console, board.around(ids)))
         self.talk.say(f"page: {page}")
 
     def bench(self, suite: str, data_root: Path | None) -> None:
@@ -231,7 +231,8 @@ class App:
         self.exit_code = (
             1 if any(cell["status"] in ("failed", "unavailable", "missing") for cell in document["cells"]) else 0
         )
-        self.talk.result(document, lambda console: shows.board(console, board))
+        mine = {run for cell in document["cells"] for run in cell["final"]}
+        self.talk.result(document, lambda console: shows.board(console, board.around(mine)))
         self.talk.say(f"leaderboard: {document['leaderboard']}")
         self.talk.say(
             f"runs:        .venv/bin/python run_bench.py ui --out {self._out}   (MLflow, then open the address it prints)"

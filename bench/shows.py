@@ -1,7 +1,6 @@
 """What each command prints for people: a document, or the board, on a console."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -66,7 +65,3 @@ def board(console: Console, board: Any) -> None:
     from bench.leaderboard.table import print_tables
 
     print_tables(board, console)
-
-
-def rows(console: Console, board: Any, rows: list[Any]) -> None:
-    board(console, replace(board, rows=[row for row in board.rows if row in rows or row.kind == "reference"]))

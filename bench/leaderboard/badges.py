@@ -52,7 +52,7 @@ def _seeds(runs: Sequence[SeedRun], asked: int) -> Iterable[Badge]:
     whole = len({run.place[0] for run in runs if run.usable})
     if whole < asked:
         yield Badge("MB001", f"{whole} of {asked} seeds", CODES["MB001"])
-    if asked < RANKED_SEEDS:
+    elif asked < RANKED_SEEDS:
         meaning = f"{_count(asked, 'seed')}: a ranked row needs {RANKED_SEEDS}"
         yield Badge("MB002", _count(asked, "seed"), meaning)
     if len({identity for run in runs for identity in run.requirements}) < len({run.place for run in runs}) and any(
@@ -87,7 +87,9 @@ def _looks(runs: Sequence[SeedRun]) -> Iterable[Badge]:
     before = max((int(run.facts.get("opened_before", 0)) for run in runs), default=0)
     if before:
         yield Badge(
-            "MB007", f"opened {before}x before", f"its test side had been opened {before} times before this row"
+            "MB007",
+            f"opened {before}x before",
+            f"its test side had been opened {before} times before this row, by any method: those of a suite count",
         )
     reasons = [str(run.facts["reopened"]) for run in runs if run.facts.get("reopened")]
     if reasons:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.config import config_hash
+from bench.config import canonical, config_hash
 from bench.leaderboard.badges import badges_of
 from bench.leaderboard.compare import compare, give_ranks
 from bench.leaderboard.fairness import mark_unequal, missing_contrasts
@@ -18,6 +18,7 @@ from data.errors import DataError
 from data.tracks import TRACKS
 
 Runs = list[SeedRun]
+TOLD = 2  # differing fields that a row's name holds
 
 
 def build_board(
@@ -166,11 +167,16 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _tell_apart(rows: Sequence[Row]) -> None:
-    """Rows of one method in one table get the start of their config's hash, so that they can be named."""
+    """Rows of one method in one table get the fields in which they differ, or the start of their settings' hash."""
     for row in rows:
-        alike = {r.hashes["config"] for r in rows if (*r.table[:3], r.method) == (*row.table[:3], row.method)}
-        if len(alike) > 1:
-            row.distinct = f"(settings {row.hashes['config'][:6]})"
+        alike = [r for r in rows if (r.table, r.method, r.variant) == (row.table, row.method, row.variant)]
+        if len({r.hashes["config"] for r in alike}) > 1:
+            differing = sorted(key for key in row.config if len({canonical(r.config.get(key)) for r in alike}) > 1)
+            told = {canonical([r.config.get(key) for key in differing]) for r in alike}
+            if 1 <= len(differing) <= TOLD and len(told) == len(alike):
+                row.distinct = f"({', '.join(f'{key} {row.config[key]}' for key in differing)})"
+            else:
+                row.distinct = f"(settings {row.hashes['config'][:6]})"
 
 
 def _covered(cell: Mapping[str, Any], rows: Sequence[Row]) -> bool:

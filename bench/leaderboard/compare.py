@@ -41,6 +41,9 @@ def _family(
         )
         for row in others
     ]
+    for row, result in zip(others, results, strict=True):
+        if min(row.seeds_asked, reference.seeds_asked) < RANKED_SEEDS:
+            result["p"] = None
     nan = float("nan")
     adjusted, rejected = holm([nan if r["p"] is None else r["p"] for r in results], registration.alpha)
     planned = _named(others, registration.contrast)

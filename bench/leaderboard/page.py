@@ -121,6 +121,7 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
     ]
     return {
         "id": f"table-{number}",
+        "heading": board.heading(rows),
         "track": track.name,
         "dataset": measured.dataset,
         "subset": measured.subset,

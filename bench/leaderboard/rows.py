@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.metrics import METRICS, Estimate, Frame
@@ -232,11 +232,29 @@ class Board:
     ui_command: str = "python run_bench.py ui"
 
     def tables(self) -> list[tuple[tuple[str, ...], list[Row]]]:
-        """Rows by table, in order of appearance; within it methods by value, then what has none, then references."""
+        """Rows by table, by data set and track; within it methods by value, then what has none, then references."""
         groups: dict[tuple[str, ...], list[Row]] = {}
         for row in self.rows:
             groups.setdefault(self._home(row), []).append(row)
-        return [(key, sorted(rows, key=_order)) for key, rows in groups.items()]
+        tracks = list(TRACKS)
+        ordered = sorted(groups.items(), key=lambda item: (item[0][1], tracks.index(item[0][0])))
+        return [(key, sorted(rows, key=_order)) for key, rows in ordered]
+
+    def heading(self, rows: Sequence[Row]) -> str:
+        """Names a table: track, data set and view, and which data where two tables would be called alike."""
+        first = next((row for row in rows if row.hashes.get("rows")), rows[0])
+        alike = {row.table for row in self.rows if row.hashes.get("rows") and row.table[:3] == first.table[:3]}
+        view = "" if first.subset == "all" else f", {first.subset}"
+        which = f", data {first.hashes['data'][:8]}" if len(alike) > 1 else ""
+        return f"{first.track} on {first.dataset}{view}{which}"
+
+    def around(self, runs: Container[str]) -> Board:
+        """The tables that hold one of these runs; rows without any run stay, too."""
+        tables = {row.table for row in self.rows if any(run in runs for run in row.seeds)}
+        rows = [row for row in self.rows if row.table in tables or not row.hashes]
+        places = {table[:2] for table in tables}
+        notes = [note for note in self.notes if any(f"on {track}, {dataset}," in note for track, dataset in places)]
+        return replace(self, rows=rows, notes=notes)
 
     def _home(self, row: Row) -> tuple[str, ...]:
         """A row without test rows of its own (failed, not applicable) stands in the first table of its track."""

@@ -59,11 +59,14 @@ def print_tables(board: Board, console: Console) -> None:
         names = head(rows)
         shown, dropped = list(names), []
         for name in _least_first(names):
-            if _table(rows, names, shown).__rich_measure__(console, console.options).minimum <= console.width:
+            if (
+                _table(board.heading(rows), rows, names, shown).__rich_measure__(console, console.options).minimum
+                <= console.width
+            ):
                 break
             shown.remove(name)
             dropped.append(name)
-        console.print(_table(rows, names, shown))
+        console.print(_table(board.heading(rows), rows, names, shown))
         if dropped:
             left = ", ".join(name for name in names if name in dropped)
             console.print(f"  not shown at this width: {left}; the page has them", markup=False)
@@ -82,7 +85,7 @@ def _least_first(names: Sequence[str]) -> list[str]:
     return [*reversed(others), *reversed(last)]
 
 
-def _table(rows: Sequence[Row], names: Sequence[str], shown: Sequence[str]) -> Table:
+def _table(title: str, rows: Sequence[Row], names: Sequence[str], shown: Sequence[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -90,7 +93,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], shown: Sequence[str]) -> T
     for i, row in enumerate(rows):
         if row.status != "done":  # its reason stands below
             texts[i] = dict.fromkeys(names, "") | {names[0]: row.label, names[2]: row.status.replace("-", " ")}
-    table = Table(title=heading(rows), title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
     for name in shown:  # words may break, a number may not
         wraps = name in (names[0], "input", "supervision")
         parts = [part for text in texts for part in (text[name].split() if wraps else [text[name]])]
@@ -100,12 +103,6 @@ def _table(rows: Sequence[Row], names: Sequence[str], shown: Sequence[str]) -> T
             table.add_section()
         table.add_row(*(Text(texts[i][name]) for name in shown), style="dim" if row.kind == "reference" else "")
     return table
-
-
-def heading(rows: Sequence[Row]) -> str:
-    first = rows[0]
-    view = "" if first.subset == "all" else f", {first.subset}"
-    return f"{first.track} on {first.dataset}{view}"
 
 
 def head(rows: Sequence[Row]) -> list[str]:
@@ -175,7 +172,7 @@ def to_markdown(board: Board) -> str:
     parts = ["Not for clinical use. Value (95 % interval); n: rows the value rests on."]
     for _, rows in board.tables():
         names = head(rows)
-        lines = [f"### {heading(rows)}", "", _pipe(names), _pipe(["---"] * len(names))]
+        lines = [f"### {board.heading(rows)}", "", _pipe(names), _pipe(["---"] * len(names))]
         lines += [_pipe(cells(row, rows)) for row in rows]
         lines += ["", *(f"- {line}" for line in [*_comparison_lines(board, rows), *_badge_lines(rows)])]
         parts.append("\n".join(lines).rstrip())
@@ -188,7 +185,7 @@ def to_latex(board: Board) -> str:
     parts = ["% Not for clinical use. Needs \\usepackage{booktabs}."]
     for _, rows in board.tables():
         names = head(rows)
-        lines = ["\\begin{table}", f"\\caption{{{_tex(heading(rows))}. Value (95\\,\\% interval).}}"]
+        lines = ["\\begin{table}", f"\\caption{{{_tex(board.heading(rows))}. Value (95\\,\\% interval).}}"]
         lines += ["\\begin{tabular}{" + "l" * len(names) + "}", "\\toprule", _row_of_tex(names), "\\midrule"]
         for i, row in enumerate(rows):
             if i and row.kind != rows[i - 1].kind:
