@@ -52,7 +52,7 @@ class App:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._stack.__exit__(kind, error, trace)
 
     # ---- surroundings -------------------------------------------------------------------------------------------
     @property
@@ -64,6 +64,7 @@ class App:
 
         tracker = Tracker(self._tracking_uri, out=self.home.out)
         self._stack.callback(tracker.flush)
+        self._stack.push(_interrupted(tracker))
         return tracker
 
     def cluster(self) -> None:
@@ -182,7 +183,7 @@ class App:
         tracker = self.tracker()
         self.cluster()
         with self.talk.progress(f"sweep {cell}") as update:
-            document = run_sweep(ready, plan, self.storage, tracker, Meter(update, trials).seen)
+            document = run_sweep(ready, plan, self.storage, tracker, Meter(update, trials).seen, self.talk.say)
         self.exit_code = 0 if document["best"] else 1
         self.talk.result(document, lambda console: shows.sweep(console, document))
         if document["best"]:
@@ -243,6 +244,8 @@ class App:
         from bench.leaderboard import table
 
         tracker = self.tracker()
+        for run in tracker.mark_dead():
+            self.talk.say(f"cut off: {run.kind} {run.run_id[:8]}, {run.name}; its command goes on with it")
         board = read_board(self.home, tracker)
         page = write_board(self.home, board)
         document = board.to_json(page=str(page))
@@ -331,6 +334,16 @@ class App:
         for cell in document["cells"]:
             table.add_row(cell["method"], cell["dataset"], cell["track"], str(trials), str(seeds), cell["reason"] or "")
         self.talk.result(document, lambda console: console.print(table))
+
+
+def _interrupted(tracker: Any) -> Any:
+    """Runs that this command began and did not end are marked, so that nobody waits for them."""
+
+    def leave(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            tracker.interrupt_open("stopped by hand" if kind is KeyboardInterrupt else f"the command ended: {error}")
+
+    return leave
 
 
 class Meter:

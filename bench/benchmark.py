@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from bench.board import read_board, write_board
 from bench.choose import chosen
 from bench.cluster.failures import Failure
-from bench.final import FinalPlan, final_jobs, register, run_finals
+from bench.final import FinalPlan, final_jobs, is_whole, register, run_finals
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
 from bench.plan import Ready, make_ready, reason_against
@@ -83,8 +83,12 @@ class Benchmark:
         ready, plan = item
         if plan is None:
             return False
-        runs = {seed: tracker.find(job.spec.identity, "final") for seed, job in final_jobs(ready, plan).items()}
-        return all(run is not None and has_pictures(run, panels=seed == 1) for seed, run in runs.items())
+        jobs = final_jobs(ready, plan)
+        runs = {seed: tracker.find(job.spec.identity, "final") for seed, job in jobs.items()}
+        return all(
+            run is not None and has_pictures(run, panels=seed == 1) and is_whole(run, Path(jobs[seed].folder))
+            for seed, run in runs.items()
+        )
 
     def _run(self, ready: list[Ready], tracker: Tracker, meter: Any) -> None:
         """Sweeps one after the other, then all finals together. A cell that fails does not keep the others waiting."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,39 @@ from bench.home import Home
 from bench.leaderboard.build import build_board
 from bench.leaderboard.collect import collect
 from bench.leaderboard.page import write_page
-from bench.leaderboard.rows import Board, Registration
+from bench.leaderboard.rows import Board, Registration, SeedRun
 from bench.leaderboard.table import write_tables
 from bench.tracking import Tracker
 
 
 def read_board(home: Home, tracker: Tracker, cells: Sequence[Mapping[str, Any]] = ()) -> Board:
     """The board of every final run; cells that a suite asked for and that have no run say so."""
-    return build_board(
-        collect(tracker, page_folder=home.leaderboard),
+    runs = collect(tracker, page_folder=home.leaderboard)
+    ledger = list(home.ledger.entries())
+    board = build_board(
+        runs,
         cells=cells,
-        registrations=[_registration(entry) for entry in home.ledger.find(kind="preregistration")],
+        registrations=[_registration(entry) for entry in ledger if entry["kind"] == "preregistration"],
         keep=home.leaderboard / "measured",
-        ledger=list(home.ledger.entries()),
+        ledger=ledger,
         date=datetime.now(UTC).date().isoformat(),
         ui_command=f"python run_bench.py ui --out {home.out.name}",
     )
+    return replace(board, notes=[*board.notes, *disagreements(runs, ledger)])
+
+
+def disagreements(runs: Sequence[SeedRun], ledger: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the ledger and the record of runs do not both know: a look that was not counted, or a result that is lost."""
+    opened = {str(entry["id"]) for entry in ledger if entry["kind"] == "final"}
+    used = {str(run.facts["ledger_entry"]) for run in runs if run.facts.get("ledger_entry")}
+    said = []
+    if strange := used - opened:
+        said.append(f"{len(strange)} openings of test sides by runs shown here are not in this folder's ledger")
+    if lost := opened - used:
+        said.append(
+            f"{len(lost)} openings of test sides in the ledger have no run here that finished or failed under them"
+        )
+    return said
 
 
 def write_board(home: Home, board: Board) -> Path:

@@ -28,10 +28,16 @@ def chosen(ready: Ready, source: str | None, tracker: Tracker) -> Choice:
     if source == "published":
         return Choice(ready.base, point)
     if source is None:
-        found = tracker.find(study_name(ready), "sweep")
-        if found is None:
-            return Choice(ready.base, f"{point} (no finished sweep of this cell)")
-        return _of_sweep(ready, tracker, found.run_id)
+        found = tracker.runs(kind="sweep", track=ready.task.track.name, identity=study_name(ready), limit=1)
+        if not found:
+            return Choice(ready.base, f"{point} (no sweep of this cell)")
+        if found[0].state != "complete":
+            raise ConfigError(
+                f"the sweep {found[0].run_id[:8]} of this cell is not finished",
+                str(ready.cell),
+                "run the same sweep again, or pass --from published",
+            )
+        return _of_sweep(ready, tracker, found[0].run_id)
     run = tracker.resolve(source)
     if run.kind == "sweep":
         return _of_sweep(ready, tracker, run.run_id)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,15 +13,16 @@ from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
 from bench.config import Job, config_hash, digest
 from bench.engine.run import is_done
+from bench.leaderboard.collect import read_json
 from bench.leaderboard.references import ARTIFACT, measure_references
 from bench.ledger import Ledger
-from bench.metrics import Frame
+from bench.metrics import Frame, quick
 from bench.pictures import draw_run
 from bench.plan import TUNING_SEED, Ready
 from bench.recorder import Recorder, keep_state
 from bench.suite import Primary
 from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
-from bench.tracking import Tracker
+from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError
 from data.tracks import TRACKS
 from models.method import MethodConfig
@@ -66,7 +68,11 @@ def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -
         spec = ready.spec(plan.config, seed, need)
         folder = ready.home.checkpoints / (spec.identity + ("-forced" if plan.force else ""))
         jobs[seed] = ready.job(
-            spec, folder, requirement_seed=need, name=f"{ready.cell} seed {seed}", ledger_entry=ledger_entry
+            spec,
+            folder,
+            requirement_seed=need,
+            name=f"{ready.cell.method} seed {seed}, {ready.cell.dataset}",
+            ledger_entry=ledger_entry,
         )
     return jobs
 
@@ -79,6 +85,14 @@ def run_finals(
     Every seed is a run of its own; a failed one stays in the record with its reason. Raises ConfigError where a test
     side would be looked at again without a reason.
     """
+    with ExitStack() as held:
+        for ready, plan in finals:
+            settings = config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode="json"))
+            held.enter_context(ready.home.claim(f"final-{settings}", str(ready.cell)))
+        return _run_finals(finals, tracker, seen)
+
+
+def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: Seen) -> list[list[str]]:
     waiting: dict[int, tuple[Ready, FinalPlan, Job]] = {}
     found: dict[tuple[int, int], str] = {}
     needed: list[Job] = []
@@ -101,11 +115,32 @@ def run_finals(
     for (position, seed), run_id in found.items():
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
+            _restore(tracker, run_id, folder)
             draw_run(tracker, run_id, Job.model_validate_json((folder / "job.json").read_text()), pictures=seed == 1)
     return [
         [found[(position, seed)] for seed in range(1, plan.seeds + 1) if (position, seed) in found]
         for position, (_, plan) in enumerate(finals)
     ]
+
+
+def is_whole(run: RunInfo, folder: Path) -> bool:
+    """Whether a finished run's artifacts still are what its folder holds; taken to be where one of both is not here."""
+    if run.artifacts is None or not is_done(folder):
+        return True
+    frames = [path for path in (folder / "frames").rglob("*") if path.is_file()]
+    kept = [run.artifacts / path.relative_to(folder) for path in frames]
+    same = all(b.is_file() and a.stat().st_size == b.stat().st_size for a, b in zip(frames, kept, strict=True))
+    return same and read_json(run.artifacts / "config.json") is not None
+
+
+def _restore(tracker: Tracker, run_id: str, folder: Path) -> None:
+    """Put back what is lost or damaged among a finished run's artifacts, from the folder that the run left."""
+    if is_whole(tracker.run(run_id), folder):
+        return
+    tracker.artifact(run_id, folder / "frames", "frames")
+    spec = Job.model_validate_json((folder / "job.json").read_text(encoding="utf-8")).spec
+    hashes = {"data_hash": spec.data_hash, "split_hash": spec.split_hash}
+    tracker.provenance(run_id, config=spec.model_dump(mode="json"), hashes=hashes)
 
 
 def _train(
@@ -116,6 +151,7 @@ def _train(
     def finished(number: int, run_id: str, payload: Mapping[str, Any]) -> None:
         ready, _, job = waiting[number]
         keep_state(tracker, run_id, job)
+        tracker.log(run_id, _test_metrics(job), step=int(payload["number"]))
         _keep_references(tracker, run_id, ready, job)
 
     recorder = Recorder(
@@ -176,9 +212,39 @@ def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
         "opened_before": entry[0]["opened_before"] if entry else 0,
         "reopened": plan.reopen or "",
         "forced": plan.force,
-        "grades": ",".join(ready.prepared.passport.get("grades", [])),
+        "grades": ",".join(_grades(ready)),
+        "reduced": "; ".join(_reduced(ready, job)),
+        "ledger_entry": job.ledger_entry or "",
         "source": plan.source,
     }
+
+
+def _grades(ready: Ready) -> list[str]:
+    """What the data are, where that is less than the set as distributed: of the data set, or stated film by film."""
+    table = ready.prepared.table
+    stated = set(table["attr_grade"].dropna().astype(str)) if "attr_grade" in table.columns else set()
+    return sorted({ready.prepared.card.grade, *stated} - {"full", ""})
+
+
+def _reduced(ready: Ready, job: Job) -> list[str]:
+    """Budget fields that differ from the published ones, e.g. "width 0.125"."""
+    changed = []
+    for name, field in ready.kind.Config.model_fields.items():
+        extra = field.json_schema_extra
+        budget = isinstance(extra, dict) and extra.get("kind") == "budget"
+        if budget and name != "weights" and job.spec.config[name] != field.get_default():
+            changed.append(f"{name} {job.spec.config[name]}")
+    return changed
+
+
+def _test_metrics(job: Job) -> dict[str, Any]:
+    """Metrics of the test side, for the record beside the board's: test/<metric>, of further tracks test/<track>/..."""
+    found: dict[str, Any] = {}
+    for track in job.tracks:
+        prefix = "test" if track == job.spec.track else f"test/{track}"
+        frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
+        found |= {f"{prefix}/{name}": estimate for name, estimate in quick(frame).items()}
+    return found
 
 
 def _keep_references(tracker: Tracker, run_id: str, ready: Ready, job: Job) -> None:

@@ -2,8 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bench.ledger import Ledger
 from data.errors import MachineError
@@ -34,6 +38,23 @@ class Home:
                 f"{free:.2f} GiB free, {need_gib} needed", f"--out {out}", "free some disk, or choose another"
             )
         return cls(path)
+
+    @contextmanager
+    def claim(self, job: str, name: str) -> Iterator[None]:
+        """Keep other processes from doing the same job in this folder meanwhile; MachineError if one does it already."""
+        folder = self.out / "locks"
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / f"{job}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise MachineError(
+                "another process is at this already", name, "wait until it has ended, or stop it"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def cache(self) -> Path:

@@ -34,7 +34,10 @@ class Ledger:
 
     def append(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Add one line, flushed to the disk before anything that depends on it happens."""
+        text = self.path.read_bytes() if self.path.is_file() else b""
         with self.path.open("a", encoding="utf-8") as stream:
+            if text and not text.endswith(b"\n"):  # a full disk cut the last line: it stays a line of its own
+                stream.write("\n")
             stream.write(json.dumps(entry, sort_keys=True) + "\n")
             stream.flush()
             os.fsync(stream.fileno())

@@ -35,6 +35,7 @@ def metrics(console: Console, document: Mapping[str, Any]) -> None:
         if document["log"]:
             console.print(f"traceback: {document['log']}", markup=False)
         return
+    said += ", finished before" * document["finished_before"]
     table = Table("metric", "value", "95 % interval", "n", title=said)
     for name, e in document["metrics"].items():
         low, high = e["low"], e["high"]

@@ -86,7 +86,12 @@ def study_name(ready: Ready, objectives: tuple[str, ...] = ("auroc_mean",)) -> s
 
 
 def run_sweep(
-    ready: Ready, plan: SweepPlan, storage: str, tracker: Tracker, seen: Seen = lambda n, p: None
+    ready: Ready,
+    plan: SweepPlan,
+    storage: str,
+    tracker: Tracker,
+    seen: Seen = lambda n, p: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run a sweep to its number of trials, or go on with it; the JSON document of docs/cli.md."""
     objectives = tuple(
@@ -96,11 +101,6 @@ def run_sweep(
     study = study_name(ready, plan.objectives)
     name, still = ready.cell.method, held(ready.base, ready.fixed_fields())
     run_requirements(ready, ready.all_requirements(ready.base, TUNING_SEED), tracker, seen)
-    parent = tracker.start(
-        ready.task.track.name, name=f"sweep {ready.cell}", kind="sweep", identity=study,
-        params={"trials": plan.trials, "objectives": ",".join(plan.objectives), "scheduler": plan.scheduler, "arm": plan.arm},
-        tags={"method": ready.cell.method, "dataset": ready.cell.dataset, "study": study},
-    )  # fmt: skip
     jobs: dict[int, Job] = {}
     shared = ready.spec(ready.base, TUNING_SEED).requirements
 
@@ -114,19 +114,32 @@ def run_sweep(
                 "leave settings out of it that decide what `requires` asks for, or hold them in the suite",
             )
         folder = ready.home.checkpoints / study / f"trial-{number:04d}"
-        jobs[number] = ready.job(spec, folder, name=f"trial {number}")
+        jobs[number] = ready.job(spec, folder, name=f"{name} trial {number}, {ready.cell.dataset}")
         return jobs[number].model_dump(mode="json")
 
-    known = {run.number: run for run in tracker.runs(kind="trial", parent=parent) if run.number is not None}
-    recorder = Recorder(
-        tracker, "trial", lambda number: jobs[number], parent=parent, seen=seen,
-        finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
-    )  # fmt: skip
+    earlier = [run.run_id for run in tracker.runs(kind="sweep", track=ready.task.track.name, identity=study, limit=1)]
+    trials = tracker.runs(kind="trial", parent=earlier[0]) if earlier else []
+    known = {run.number: run for run in trials if run.number is not None}
     with DurableSearch(
         study=study, storage=storage, space=lambda trial: search_spaces.suggest(name, trial, still), make_job=make_job, objectives=objectives, trials=plan.trials,
         seed=0, sampler=plan.arm, published=search_spaces.published(name, still), recorded=lambda n: _recorded(known.get(n), objectives),
     ) as search:  # fmt: skip
-        _check_extend(search, plan, study)
+        _check_extend(search, plan, study)  # before the record is touched: what is refused leaves the sweep as it is
+        parent = tracker.start(
+            ready.task.track.name, name=f"sweep {ready.cell}", kind="sweep", identity=study,
+            params={"trials": plan.trials, "objectives": ",".join(plan.objectives), "scheduler": plan.scheduler, "arm": plan.arm},
+            tags={"method": ready.cell.method, "dataset": ready.cell.dataset, "study": study},
+        )  # fmt: skip
+        recorder = Recorder(
+            tracker, "trial", lambda number: jobs[number], parent=parent, seen=seen,
+            finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
+        )  # fmt: skip
+        before = [trial.state.is_finished() for trial in search.study.get_trials(deepcopy=False)]
+        if any(before) or len(before) > 1:
+            cut = len(before) - sum(before)
+            say(
+                f"sweep {parent[:8]}: {sum(before)} of {plan.trials} trials were closed before, {cut} waiting or cut off"
+            )
         if not search.finished:
             run_trials(
                 search, TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready), concurrent=plan.max_concurrent,
@@ -143,6 +156,8 @@ def run_sweep(
             )
             tracker.json(parent, document["best"], "best.json")
         tracker.finish(parent, "complete")
+    else:
+        tracker.finish(parent, "interrupted", reason="not all of its trials are closed")
     return document
 
 

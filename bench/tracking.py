@@ -64,6 +64,7 @@ class Tracker:
         self._lock = threading.RLock()
         self._mlflow: Any = None
         self._experiments: dict[str, str] = {}
+        self._open_runs: dict[str, None] = {}
         self._outbox = Outbox(self.out / "logs" / "tracking-buffer.jsonl", self._apply, is_outage, retry_s)
 
     # ---- contact ------------------------------------------------------------------------------------------------
@@ -113,7 +114,12 @@ class Tracker:
                 raise ConfigError("the track's experiment was deleted in MLflow", PREFIX + track, mend)
             if found is None:
                 location = None if self.uri.startswith("http") else (self.artifact_root / track).as_uri()
-                self._experiments[track] = client.create_experiment(PREFIX + track, artifact_location=location)
+                # the kind makes the UI open on runs and their curves, not on its page for chat traces
+                self._experiments[track] = client.create_experiment(
+                    PREFIX + track,
+                    artifact_location=location,
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
             else:
                 self._experiments[track] = found.experiment_id
         return self._experiments[track]
@@ -143,7 +149,9 @@ class Tracker:
         if number is not None:
             given["trial"] = str(number)
         write = {"do": "start", "track": track, "name": scrub(name), "tags": given, "params": flat(params)}
-        return self._outbox.send({**write, "parent": parent, "at": _now()})
+        run_id = self._outbox.send({**write, "parent": parent, "at": _now()})
+        self._open_runs[run_id] = None
+        return run_id
 
     def log(self, run_id: str, values: Mapping[str, float | Estimate | None], step: int = 0) -> None:
         """One batch of metrics. An Estimate gives name, name_low, name_high, name_n; None, NaN and inf are left out.
@@ -187,8 +195,14 @@ class Tracker:
         """
         if state not in STATUS_OF:
             raise ConfigError(f"unknown state {state!r} of a run", run_id, f"use one of {', '.join(STATUS_OF)}")
+        self._open_runs.pop(run_id, None)
         extra = {key: scrub(text)[:4000] for key, text in (("failure", failure), ("reason", reason)) if text}
         self._outbox.send({"do": "finish", "run": run_id, "tags": {"state": state, **extra}, "at": _now()})
+
+    def interrupt_open(self, reason: str) -> None:
+        """Mark what this process began and did not finish: it ends before its runs do. The last begun comes first."""
+        for run_id in reversed(list(self._open_runs)):
+            self.finish(run_id, "interrupted", reason=reason)
 
     def close_orphans(self, parent: str, states: Mapping[int, str]) -> list[str]:
         """End the trials that MLflow still holds open though the study has closed them; the ids of those runs.

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
+from bench.config import RunSpec
 from bench.plan import Ready
 from bench.recorder import Recorder, keep_state
 from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
@@ -14,10 +15,15 @@ from bench.tracking import Tracker
 
 def run_train(ready: Ready, seed: int, tracker: Tracker, seen: Seen = lambda number, payload: None) -> dict[str, Any]:
     """Train the cell's settings with one seed, or show the run that did; the JSON document of `train`."""
-    run_requirements(ready, ready.all_requirements(ready.base, seed), tracker, seen)
     spec = ready.spec(ready.base, seed)
+    with ready.home.claim(f"train-{spec.identity}", f"{ready.cell}, seed {seed}"):
+        return _train(ready, spec, tracker, seen)
+
+
+def _train(ready: Ready, spec: RunSpec, tracker: Tracker, seen: Seen) -> dict[str, Any]:
+    run_requirements(ready, ready.all_requirements(ready.base, spec.seed), tracker, seen)
     folder = ready.home.checkpoints / f"{spec.identity}-train"
-    job = ready.job(spec, folder, name=f"{ready.cell} seed {seed}")
+    job = ready.job(spec, folder, name=f"{ready.cell.method} seed {spec.seed}, {ready.cell.dataset}")
     last: dict[str, Any] = {}
 
     def see(number: int, payload: Mapping[str, Any]) -> None:
@@ -43,6 +49,7 @@ def run_train(ready: Ready, seed: int, tracker: Tracker, seen: Seen = lambda num
         "status": ending.state,
         "failure": ending.failure.kind if ending.failure else None,
         "reason": ending.failure.reason if ending.failure else None,
+        "finished_before": finished is not None,
         "log": str(log) if ending.state == "failed" and log.is_file() else None,
         "epochs": last.get("total"),
         "metrics": last.get("estimates", {}),

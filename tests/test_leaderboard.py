@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.board import disagreements
 from bench.config import config_hash
 from bench.leaderboard import badges, page
 from bench.leaderboard.build import build_board, cost_of
@@ -70,7 +71,10 @@ def test_other_settings_are_another_row_and_are_told_apart() -> None:
         run.run_id = "x" + run.run_id
     rows = build_board([*five("vgg16", 1.0), *other]).rows
     assert len(rows) == 2
-    assert len({row.label for row in rows}) == 2 and {row.label for row in rows} == {"vgg16 (lr 0.001)", "vgg16 (lr 0.01)"}
+    assert len({row.label for row in rows}) == 2 and {row.label for row in rows} == {
+        "vgg16 (lr 0.001)",
+        "vgg16 (lr 0.01)",
+    }
     assert config_hash(other[0].spec) == config_hash(other[1].spec)
 
 
@@ -301,7 +305,17 @@ def test_final_runs_are_collected_from_the_record(tmp_path: Path, monkeypatch: p
             "config": {"width": 0.125, "weights": "pretext"},
             "requirements": {"trunk": "pre"},
         }
-        tags = {"seeds_asked": 2, "sweep": sweep, "tracks": "margin"}
+        tags = {
+            "seeds_asked": 2,
+            "sweep": sweep,
+            "tracks": "margin",
+            "method": "vgg16",
+            "dataset": "phantom",
+            "seed": seed,
+            "reduced": "width 0.125; size 64",
+            "grades": "synthetic",
+            "ledger_entry": "e1",
+        }
         run = made("margin", name=f"vgg16 {seed}", kind="final", identity=f"f{seed}", params={}, tags=tags)
         tracker.provenance(run, config=spec, hashes={"data_hash": "d"})
         tracker.log(run, {"cost/machine_seconds": 60.0})
@@ -320,3 +334,11 @@ def test_final_runs_are_collected_from_the_record(tmp_path: Path, monkeypatch: p
     assert any(r.kind == "reference" for r in made_board.rows)
     assert all((tmp_path / "leaderboard" / ".." / p).exists() or p.startswith("../artifacts/") for p in row.pictures)
     assert len(row.pictures) == 2 and "src=" in page.render(made_board)
+    # the ledger was deleted, or lists an opening that left nothing here
+    assert disagreements(runs, []) == ["1 openings of test sides by runs shown here are not in this folder's ledger"]
+    opened = [{"kind": "final", "id": "e1"}, {"kind": "final", "id": "e2"}]
+    assert [note[:37] for note in disagreements(runs, opened)] == ["1 openings of test sides in the ledger"[:37]]
+    # an artifact was lost: the run does not vanish from the board
+    (tmp_path / "artifacts" / "margin" / runs[0].run_id / "artifacts" / "config.json").unlink()
+    lost = [row for row in build_board(collect(tracker)).rows if row.status == "failed"]
+    assert len(lost) == 1 and "no readable config.json" in lost[0].reason

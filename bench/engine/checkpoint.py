@@ -53,7 +53,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         raise DataError(
             "checkpoint cannot be read",
             f"{path.parent.name}/{path.name}",
-            "delete it; the run starts again from what is left",
+            "delete that folder of checkpoints/: the same command trains the run again",
         ) from error
 
 

@@ -6,7 +6,6 @@ search), opened_before, reopened (why), forced, altered, grades.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -19,7 +18,7 @@ from bench.leaderboard.rows import SeedRun
 from bench.metrics import Frame
 from bench.tracking import Tracker
 from bench.tracking_values import RunInfo
-from data.errors import ConfigError, DataError
+from data.errors import DataError
 
 COST = "cost/machine_seconds"
 PICTURES = "panels"  # folder of explanation panels among a run's artifacts
@@ -33,6 +32,7 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
     for info in tracker.runs(kind="final"):
         spec = _spec(tracker, info)
         if spec is None:
+            found += [_unreadable(info, track) for track in _tracks(info, side)]
             continue
         sweep = info.tags.get("sweep", "")
         if sweep and sweep not in searches:
@@ -55,10 +55,21 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
                     facts=_facts(info, spec),
                     references=_json(tracker, info, ARTIFACT.format(track=track)) or {},
                     pictures=tuple(_pictures(info, page_folder)),
-                    stamp=_stamp(frame) if frame is not None and load is not None else "",
+                    stamp=_stamp(frame) if frame is not None and frame.is_dir() else "",
                 )
             )
     return found
+
+
+def _unreadable(info: RunInfo, track: str) -> SeedRun:
+    """A final whose config is lost: it stands on the board as failed, by what its tags say."""
+    spec = {"method": info.tags.get("method", "?"), "dataset": info.tags.get("dataset", "?"), "requirements": {}}
+    seed = int(info.tags["seed"]) if info.tags.get("seed", "").isdigit() else 0
+    why = f"run {info.run_id[:8]} has no readable config.json among its artifacts; the same `final` restores it"
+    state = "failed" if info.state == "complete" else info.state
+    return SeedRun(
+        info.run_id, track, {**spec, "seed": seed}, state, failure="lost", reason=why, facts=_facts(info, spec)
+    )
 
 
 def _spec(tracker: Tracker, info: RunInfo) -> dict[str, Any] | None:
@@ -70,8 +81,16 @@ def _spec(tracker: Tracker, info: RunInfo) -> dict[str, Any] | None:
 def _json(tracker: Tracker, info: RunInfo, artifact: str) -> dict[str, Any] | None:
     try:
         path = info.artifacts / artifact if info.artifacts is not None else tracker.download(info.run_id, artifact)
+    except DataError:
+        return None
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping that a JSON file holds; None where it is missing or not whole."""
+    try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (DataError, OSError, ValueError):
+    except (OSError, ValueError):
         return None
     return loaded if isinstance(loaded, dict) else None
 
@@ -87,8 +106,6 @@ def _tracks(info: RunInfo, side: str) -> list[str]:
 
 def _loader(tracker: Tracker, info: RunInfo, track: str, side: str) -> partial[Frame] | None:
     if info.state != "complete":
-        return None
-    if info.artifacts is not None and not (info.artifacts / "frames" / f"{side}-{track}").is_dir():
         return None
     return partial(_load, tracker, info.run_id, f"frames/{side}-{track}")
 
@@ -124,37 +141,11 @@ def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:
         "altered": tags.get("altered") == "True",
         "dirty": tags.get("dirty") == "True",
         "commit": tags.get("commit", "").replace("unknown", ""),
-        "grades": [grade for grade in tags.get("grades", "").split(",") if grade] or _grades(spec),
+        "grades": [grade for grade in tags.get("grades", "").split(",") if grade],
         "weights": config.get("weights", ""),
-        "reduced": reduced_fields(str(spec["method"]), config),
+        "reduced": [field for field in tags.get("reduced", "").split("; ") if field],
+        "ledger_entry": tags.get("ledger_entry", ""),
     }
-
-
-def _grades(spec: Mapping[str, Any]) -> list[str]:
-    """The data card's grade, where the data set is known here and its grade holds for every image."""
-    import data
-
-    with contextlib.suppress(ConfigError, AttributeError, ImportError):
-        grade = str(data.reader(str(spec["dataset"])).CARD.grade)
-        return [grade] if grade != "full" else []
-    return []
-
-
-def reduced_fields(method: str, config: Mapping[str, Any]) -> list[str]:
-    """Budget fields that differ from the published ones, e.g. "width 0.125"; [] where the method is not at hand."""
-    import models
-
-    try:
-        fields = models.load(method).Config.model_fields
-    except ConfigError:
-        return []
-    changed = []
-    for name, field in fields.items():
-        extra = field.json_schema_extra
-        budget = isinstance(extra, dict) and extra.get("kind") == "budget"
-        if budget and name in config and name != "weights" and config[name] != field.get_default():
-            changed.append(f"{name} {config[name]}")
-    return changed
 
 
 def _pictures(info: RunInfo, page_folder: Path | None) -> Iterator[str]:
