@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from data import plugins
-from data.errors import ConfigError
+from data.errors import ConfigError, brief
 
 if TYPE_CHECKING:
     from data.record import DataCard, Reader
@@ -46,14 +46,14 @@ def reader(name: str) -> "Reader":
     where = _extra.get(name, f"data.{name}")
     try:
         module = importlib.import_module(where)
-    except Exception as error:  # whatever a reader's file raises makes it unavailable, and says why
-        raise ConfigError(f"unavailable: {type(error).__name__}: {error}", where, "mend the file") from error
+    except (Exception, SystemExit) as error:  # whatever a reader's file raises makes it unavailable, and says why
+        raise ConfigError(f"the reader's file does not import: {brief(error)}", where, "mend the file") from error
     missing = [part for part in ("CARD", "Options", "records") if not hasattr(module, part)]
     if missing:
         raise ConfigError(f"a reader defines CARD, Options and records; {', '.join(missing)} missing", where, "mend it")
-    if module.CARD.name != name:
+    if (named := getattr(module.CARD, "name", None)) != name:
         raise ConfigError(
-            f"CARD.name is {module.CARD.name!r}, not {name!r}", where, "give card and data set the same name"
+            f"CARD.name is {named!r}, not {name!r}", where, "give card and data set the same name"
         )
     return cast("Reader", module)
 

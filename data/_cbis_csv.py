@@ -96,9 +96,15 @@ def read_cells(path: Path, file: str) -> list[tuple[int, dict[str, str] | None]]
     except csv.Error as error:
         where = f"{file}, line {reader.line_num}"
         raise DataError(f"the CSV is damaged: {error}", where, "download it again") from error
+    if (nul := text.find(b"\0")) >= 0:
+        raise DataError("the CSV holds NUL bytes", _row_at(text, nul, file), "download it again, or save it as UTF-8")
     if not lines:
         raise DataError("the CSV is empty", file, "download it again")
     header = [name.strip() for name in lines[0]]
+    for names in COLUMNS.values():
+        if len(same := [name for name in header if name in names]) > 1:
+            known = f"{len(same)} columns for one thing: {', '.join(map(repr, same))}"
+            raise DataError(known, f"{file}, header", "leave one of them")
     at = {key: next((header.index(name) for name in names if name in header), None) for key, names in COLUMNS.items()}
     missing = [COLUMNS[key][0] for key, position in at.items() if position is None]
     if missing:
@@ -118,7 +124,7 @@ def read_row(file: str, number: int, cells: dict[str, str] | None) -> Row:
         raise Refusal("more or fewer values than the header has columns", "row that cannot be read", "mend the row")
     if not cells["patient"] or not cells["abnormality"]:
         raise Refusal("no patient_id or no abnormality id", "row that cannot be read", "mend the row")
-    margins = cells["margins"].split("-")
+    margins = dict.fromkeys(cells["margins"].split("-"))  # a word that stands there twice says it once
     for margin in margins:
         _known("mass margins", margin, (*MARGIN_OF, *OTHER_MARGINS))
     _known("abnormality type", cells["type"], ("mass",))
@@ -126,12 +132,12 @@ def read_row(file: str, number: int, cells: dict[str, str] | None) -> Row:
     return Row(
         file=file,
         number=number,
-        patient=cells["patient"],
+        patient=cells["patient"].upper(),  # P_00021; the same patient must not sit on two sides as p_00021
         side=SIDES[_known("left or right breast", cells["side"], SIDES)],
         view=VIEWS[_known("image view", cells["view"], VIEWS)],
         abnormality=cells["abnormality"],
         margin_text=cells["margins"],
-        margin=MARGIN_OF.get(cells["margins"]),
+        margin=MARGIN_OF.get("-".join(margins)),
         pathology=cells["pathology"],
         malignant=MALIGNANT_OF[_known("pathology", cells["pathology"], MALIGNANT_OF)],
         shape=cells["shape"],
@@ -145,7 +151,8 @@ def read_row(file: str, number: int, cells: dict[str, str] | None) -> Row:
 
 def margin_group(margin_text: str) -> str:
     """How a margin that is not one of the three is counted."""
-    return "several margins" if "-" in margin_text else margin_text
+    margins = dict.fromkeys(margin_text.split("-"))
+    return "several margins" if len(margins) > 1 else "-".join(margins)
 
 
 def _known(column: str, value: str, known: Mapping[str, object] | tuple[str, ...]) -> str:

@@ -34,7 +34,10 @@ class Files:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """Every file below a root, relative and with /, in a fixed order; linked folders are followed, each folder once."""
+    """Every file below a root, relative and with /, in a fixed order; linked folders are followed, each folder once.
+
+    A link to nothing is a file that cannot be read. Pipes and sockets are no files: to open one is to wait for ever.
+    """
     seen: set[tuple[int, int]] = set()
     for folder, below, names in os.walk(root, followlinks=True):
         state = Path(folder).stat()
@@ -45,7 +48,9 @@ def walk(root: Path) -> Iterator[str]:
         below.sort()
         relative = Path(folder).relative_to(root)
         for name in sorted(names):
-            yield (relative / name).as_posix()
+            path = Path(folder, name)
+            if path.is_file() or not path.exists():
+                yield (relative / name).as_posix()
 
 
 def scan(root: Path, paths: list[str]) -> Files:

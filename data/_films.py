@@ -13,7 +13,7 @@ import numpy as np
 from data._store import PixelSpec, create_rows, disk_errors, require_space, write_rows
 from data.errors import DataError, MachineError
 from data.inputs import Roi
-from data.record import Box, Finding, Pixels, Record
+from data.record import Box, Finding, Pixels, Record, place_of
 from data.roi import cut, grey_limits
 
 ARRAYS: dict[str, type[np.generic]] = {"image": np.uint16, "mask": np.uint8, "fine": np.uint8}
@@ -58,6 +58,13 @@ class Problem:
     file: str
     message: str
     do: str
+    row: int | None = None
+
+    @classmethod
+    def of(cls, pixels: Pixels | None, message: str, do: str) -> "Problem":
+        """A problem of these pixels, at the place that they name."""
+        file, row = place_of(pixels) if pixels is not None else ("", None)
+        return cls(file, message, do, row)
 
 
 @dataclass
@@ -118,13 +125,13 @@ def _film_pixels(pixels: Pixels) -> np.ndarray:
     image = _read(pixels)
     if image.ndim != 2 or min(image.shape) < 8:
         raise _BadPixelsError(
-            Problem(pixels.name, f"not a film: its pixels have the shape {image.shape}", "replace it")
+            Problem.of(pixels, f"not a film: its pixels have the shape {image.shape}", "replace it")
         )
     low, high = image.min(), image.max()
     if not np.isfinite(low) or not np.isfinite(high):
-        raise _BadPixelsError(Problem(pixels.name, "the film has grey values that are not numbers", "replace the file"))
+        raise _BadPixelsError(Problem.of(pixels, "the film has grey values that are not numbers", "replace the file"))
     if low == high:
-        raise _BadPixelsError(Problem(pixels.name, f"the film has one grey value ({low}) only", "replace the file"))
+        raise _BadPixelsError(Problem.of(pixels, f"the film has one grey value ({low}) only", "replace the file"))
     return image
 
 
@@ -145,10 +152,13 @@ def _named(pixels: Pixels) -> Iterator[None]:
         yield
     except DataError as error:
         do = error.do.split(", or pass --skip-bad")[0]
-        raise _BadPixelsError(Problem(error.where or pixels.name, error.what, do)) from error
+        problem = Problem.of(pixels, error.what, do)
+        if error.where not in ("", pixels.name, getattr(pixels, "where", "")):  # of another file than these pixels'
+            problem = Problem(error.where, error.what, do)
+        raise _BadPixelsError(problem) from error
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise _BadPixelsError(Problem(pixels.name, f"cannot be decoded ({reason})", "replace the file")) from error
+        raise _BadPixelsError(Problem.of(pixels, f"cannot be decoded ({reason})", "replace the file")) from error
 
 
 def _findings(film: Film, shape: tuple[int, ...], facts: FilmFacts, check: bool) -> Iterator[_Decoded]:
@@ -177,15 +187,15 @@ def _decode(finding: Finding, record: Record, shape: tuple[int, ...], check: boo
     box, clipped = _inside(finding.box or extent, shape)
     if box is None:
         raise _BadPixelsError(
-            Problem(
-                record.image.name,
+            Problem.of(
+                record.image,
                 f"the box {finding.box} lies outside of the film ({shape[1]} x {shape[0]})",
                 "mend it",
             )
         )
     if mask is not None and extent is not None and not _overlap(box, extent):
         raise _BadPixelsError(
-            Problem(_name(finding.mask), f"the mask lies outside of its box {box}", "mend box or mask")
+            Problem.of(finding.mask, f"the mask lies outside of its box {box}", "mend box or mask")
         )
     area = int(mask.sum()) if mask is not None else (box[2] - box[0]) * (box[3] - box[1])
     mask_hash, fine_hash = (_fingerprint(p) if check and p else "" for p in (finding.mask, finding.fine_mask))
@@ -199,15 +209,11 @@ def _mask(pixels: Pixels | None, shape: tuple[int, ...]) -> np.ndarray | None:
     if mask.shape != shape:
         sizes = f"{' x '.join(map(str, mask.shape[::-1]))} pixels, its film {shape[1]} x {shape[0]}"
         raise _BadPixelsError(
-            Problem(pixels.name, f"mask of another size than its film: it has {sizes}", "replace the mask")
+            Problem.of(pixels, f"mask of another size than its film: it has {sizes}", "replace the mask")
         )
     if not mask.any():
-        raise _BadPixelsError(Problem(pixels.name, "the mask is empty", "replace the mask"))
+        raise _BadPixelsError(Problem.of(pixels, "the mask is empty", "replace the mask"))
     return mask
-
-
-def _name(pixels: Pixels | None) -> str:
-    return pixels.name if pixels is not None else ""
 
 
 def _extent(mask: np.ndarray | None) -> Box | None:

@@ -19,21 +19,23 @@ import numpy as np
 from filelock import FileLock
 from numpy.lib import format as npy
 
-from data.errors import MachineError
+from data.errors import DataError, MachineError
 from data.inputs import Roi
 
 VERSION = 2  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
 DONE = "DONE"
-_DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than allowed",
-    errno.EACCES: "no permission to write",
-    errno.EPERM: "no permission to write",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-    errno.EEXIST: "a file stands where a folder is needed",
-    errno.EIO: "the disk cannot be written",
+_ROOM, _ALLOW = "make room or choose another --out", "allow it or choose another --out"
+_FILE = ("a file stands where a folder is needed", "move that file away or choose another --out")
+_DISK_ERRORS = {  # what happened, and what to do about it
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("the disk quota is used up", _ROOM),
+    errno.EFBIG: ("the file would be larger than allowed", _ALLOW),
+    errno.EACCES: ("no permission to write", _ALLOW),
+    errno.EPERM: ("no permission to write", _ALLOW),
+    errno.EROFS: ("the file system is read-only", "choose another --out"),
+    errno.ENOTDIR: _FILE,
+    errno.EEXIST: _FILE,
+    errno.EIO: ("the disk cannot be written", "check the disk or choose another --out"),
 }
 
 
@@ -74,9 +76,27 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        raise MachineError(
-            f"cannot write: {_DISK_ERRORS[error.errno]}", str(folder), "make room or choose another --out"
-        ) from error
+        what, do = _DISK_ERRORS[error.errno]
+        raise MachineError(f"cannot write: {what}", str(folder), do) from error
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turns what a lost or damaged file of finished work raises into one line that names it."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> DataError:
+    # relative to the cache: <data set>-<key>/FILE or <data set>-<key>/pixels/<key>/FILE
+    parts = path.parts[-4:] if path.parent.parent.name == "pixels" else path.parts[-2:]
+    return DataError(
+        "a file of the prepared data is damaged or missing",
+        "/".join(parts),
+        f"delete the folder {'/'.join(parts[:-1])} of the cache (OUT/cache) and run again",
+    )
 
 
 def is_done(folder: Path) -> bool:
@@ -143,7 +163,7 @@ def write_rows(path: Path, rows: Sequence[tuple[int, np.ndarray]]) -> None:
 
 
 def _header(path: Path) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
-    with path.open("rb") as file:
+    with read_errors(path), path.open("rb") as file:
         npy.read_magic(file)
         shape, _, dtype = npy.read_array_header_1_0(file)
         return file.tell(), shape, dtype
@@ -163,6 +183,8 @@ class Rows:
     def _mapped(self) -> list[np.ndarray]:
         offset, shape, dtype = _header(self._path)
         row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+        if self._path.stat().st_size < offset + shape[0] * row_bytes:
+            raise _damaged(self._path)
         views: dict[int, np.ndarray] = {-1: np.zeros(shape[1:], dtype)}
         views[-1].flags.writeable = False
         wanted = np.unique(self._rows[self._rows >= 0])

@@ -7,6 +7,7 @@ files that were left out, as the data set calls them (often by patient), and is 
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 import data
 from data import _table
 from data._films import FilmFacts, create_arrays, films_of, work_all
-from data._store import VERSION, PixelSpec, build_once, disk_errors, hash_of, is_done
+from data._store import VERSION, PixelSpec, build_once, disk_errors, hash_of, is_done, read_errors
 from data.augment import cached_margin
 from data.errors import ConfigError, DataError, LeakError
 from data.inputs import Inputs, Roi
@@ -101,13 +102,18 @@ class Prepared:
     @cached_property
     def passport(self) -> dict[str, Any]:
         """Counts, what was left out and why, grey and size statistics, hash, grade; and the problems met, by file."""
-        passport: dict[str, Any] = json.loads((self.folder / "passport.json").read_text(encoding="utf-8"))
-        return passport | {"problems": json.loads((self.folder / "problems.json").read_text(encoding="utf-8"))}
+        passport: dict[str, Any] = self._document("passport.json")
+        return passport | {"problems": self._document("problems.json")}
+
+    def _document(self, name: str) -> Any:
+        with read_errors(self.folder / name):
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per finding, one per record without finding (see data/_table.py for the columns)."""
-        return pd.read_parquet(self.folder / "table.parquet")
+        with read_errors(self.folder / "table.parquet"):
+            return pd.read_parquet(self.folder / "table.parquet")
 
     @property
     def data_hash(self) -> str:
@@ -237,7 +243,10 @@ def _folder(reader: Reader, root: Path | None, options: Options, cache_dir: Path
 
 
 def _files(root: Path, cache_dir: Path) -> Iterator[tuple[str, int, int]]:
-    """Relative path, size and time of all files, but for what this program writes, should that lie below the root."""
+    """Relative path, size and time of all files, but for what this program writes, should that lie below the root.
+
+    A link to nothing counts, with size -1: the reader says so where it needs the file. Pipes and sockets do not count.
+    """
     own = {cache_dir.resolve()}
     if cache_dir.resolve().parent != root.resolve():
         own.add(cache_dir.resolve().parent)  # --out
@@ -246,8 +255,13 @@ def _files(root: Path, cache_dir: Path) -> Iterator[tuple[str, int, int]]:
         subfolders[:] = [name for name in subfolders if Path(folder, name) not in own]
         for name in files:
             path = Path(folder, name)
-            status = path.stat()
-            yield path.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns
+            try:
+                status = path.stat()
+            except OSError:
+                yield path.relative_to(base).as_posix(), -1, 0
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield path.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns
 
 
 def _records(reader: Reader, root: Path | None, options: Options, report: Report) -> list[Record]:
@@ -294,7 +308,7 @@ def _build(
     facts: list[FilmFacts] = []
     for fact in work_all(films, spec, pixels, check=True, processes=processes, progress=progress):
         for problem in fact.problems:
-            report.problem(problem.file, None, problem.message, problem.do, reason=_reason(problem.message))
+            report.problem(problem.file, problem.row, problem.message, problem.do, reason=_reason(problem.message))
         facts.append(fact)
     table = _table.build(records, facts, report)
     if table.empty:

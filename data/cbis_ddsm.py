@@ -157,7 +157,7 @@ def _record(files: Files, split: str, rows: list[Row], report: Report) -> Record
         patient_id=first.patient,
         laterality=first.side,
         view=first.view,
-        image=DicomFile(files.root, film.path, cited=first.where),
+        image=DicomFile(files.root, film.path, cited=first.file, row=first.number),
         findings=tuple(findings),
         has_mass=True,
         official_split=split,
@@ -174,7 +174,7 @@ def _finding(files: Files, row: Row, film: Header, report: Report) -> Finding:
         lesion_id=public_id(CARD.name, "lesion", row.patient, row.side, row.abnormality),
         margin=row.margin,
         malignant=row.malignant,
-        mask=DicomFile(files.root, mask.path, mask=True, cited=row.where),
+        mask=DicomFile(files.root, mask.path, mask=True, cited=row.file, row=row.number),
         attributes={
             "assessment": row.assessment,
             "shape": row.shape,

@@ -91,6 +91,8 @@ def read_header(root: Path, path: str) -> Header:
         bits = int(header.get("BitsAllocated") or 0)
         samples = int(header.get("SamplesPerPixel") or 1) * int(header.get("NumberOfFrames") or 1)
         instance, syntax = str(header.get("SOPInstanceUID") or path), _syntax(header)
+    except FileNotFoundError as error:  # a link to nothing: the folder's list had its name
+        raise DataError("file is missing", path, AGAIN) from error
     except READ_ERRORS as error:
         raise DataError(f"cannot read the DICOM header: {_cause(error)}", path, AGAIN) from error
     if not series:
@@ -100,12 +102,13 @@ def read_header(root: Path, path: str) -> Header:
 
 @dataclass(frozen=True)
 class _FilePixels:
-    """A file below a root. `mask`: read as bool. `cited`: the table and row that named it, for messages."""
+    """A file below a root. `mask`: read as bool. `cited`, `row`: the table and the row that name it, for messages."""
 
     root: Path
     path: str
     mask: bool = False
     cited: str = ""
+    row: int | None = None
 
     @property
     def name(self) -> str:
@@ -113,9 +116,15 @@ class _FilePixels:
         return self.path
 
     @property
+    def place(self) -> tuple[str, int | None]:
+        """The file with the table that cites it, and the row."""
+        return (f"{self.path}, cited in {self.cited}" if self.cited else self.path), self.row
+
+    @property
     def where(self) -> str:
         """The place that an error names: the file, and the row that cites it."""
-        return f"{self.path}, cited in {self.cited}" if self.cited else self.path
+        file, row = self.place
+        return file if row is None else f"{file}, row {row}"
 
     def fingerprint(self) -> str:
         """sha256 of the file's bytes."""

@@ -29,3 +29,10 @@ class LeakError(UserError):
 
 class MachineError(UserError):
     """Disk, memory, permissions or services that do not suffice."""
+
+
+def brief(error: BaseException) -> str:
+    """What a file of someone else's raised, as one short line: its type and the first line of its message."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    name = type(error).__name__
+    return f"{name}: {first if len(first) <= 200 else f'{first[:197]}...'}" if first else name

@@ -14,7 +14,7 @@ Processes that a command starts, on this machine or on a cluster's nodes, read t
 import importlib
 import os
 
-from data.errors import ConfigError
+from data.errors import ConfigError, brief
 
 VARIABLE = "MAMMOBENCH_PLUGINS"
 _loaded: set[str] = set()
@@ -29,9 +29,8 @@ def load() -> None:
         try:
             importlib.import_module(name)
         except ConfigError:
-            raise
-        except Exception as error:  # whatever a user's module raises, it is told in one line
             _loaded.discard(name)
-            raise ConfigError(
-                f"{type(error).__name__}: {error}", f"{VARIABLE}: {name}", "mend it, or leave it out"
-            ) from error
+            raise
+        except (Exception, SystemExit) as error:  # whatever a user's module raises, it is told in one line
+            _loaded.discard(name)
+            raise ConfigError(brief(error), f"{VARIABLE}: {name}", "mend it, or leave it out") from error

@@ -18,13 +18,20 @@ class Pixels(Protocol):
 
     `name` is fit for a message (relative path or recipe). `read()` decodes: an image gives (H, W) numbers, brighter =
     denser, any range; a mask gives (H, W) bool, True on the lesion. `fingerprint()` is the hash of the content.
-    `read` raises DataError, naming the file and (for DICOM) the transfer syntax.
+    `read` raises DataError, naming the file and (for DICOM) the transfer syntax. Pixels that a table's row names may
+    say so with a further property `place`: what `place_of` gives.
     """
 
     @property
     def name(self) -> str: ...
     def read(self) -> np.ndarray: ...
     def fingerprint(self) -> str: ...
+
+
+def place_of(pixels: Pixels) -> tuple[str, int | None]:
+    """Where a user finds these pixels: the file, and the row of the table that names it, where one does."""
+    place: tuple[str, int | None] = getattr(pixels, "place", (pixels.name, None))
+    return place
 
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in film pixels, half open

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data._store import PixelSpec, Rows
+from data._store import PixelSpec, Rows, read_errors
 from data._table import per_record, with_origin_labels
 from data.augment import augment as vary
 from data.augment import centre
@@ -145,7 +145,8 @@ def side_samples(
         rows = with_origin_labels(rows, table[~edited])
     rows = per_record(rows, record_attributes) if spec.unit == "image" else rows[rows["kind"] == "mass"]
     key = ["record_id", "finding_id"]
-    index = pd.read_parquet(pixels / "rows.parquet")
+    with read_errors(pixels / "rows.parquet"):
+        index = pd.read_parquet(pixels / "rows.parquet")
     rows = rows.merge(index, on=key, how="left", validate="one_to_one", sort=False)
     if rows["row"].isna().any():
         raise DataError(

@@ -52,7 +52,8 @@ def make_split(table: pd.DataFrame, protocol: str = "holdout", seed: int = 0, fo
 
     holdout: the official sides where the data set has them (validation, if it has none, is a seventh of the training
     patients), else a seeded 73/12/14 %. kfold5: fold 0..4 is the test side, a fifth of the rest validates. A patient
-    counts with the most severe label. Raises LeakError if a patient or an image sits on two sides.
+    counts with the most severe label. Raises LeakError if a patient or an image sits on two sides, DataError if the
+    official sides lack train or test: films that were meant for one side are never dealt out anew.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"no protocol {protocol!r}", "protocol", f"choose one of: {', '.join(PROTOCOLS)}")
@@ -84,7 +85,8 @@ def strata(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _is_official(table: pd.DataFrame) -> bool:
-    """Whether the data set has sides of its own. Raises DataError if only some rows have one, or an unknown one."""
+    """Whether the data set has sides of its own. Raises DataError if some rows have none or an unknown one, or no row
+    is of train or of test."""
     found = set(table["official_split"])
     if found == {""}:
         return False
@@ -92,7 +94,13 @@ def _is_official(table: pd.DataFrame) -> bool:
         name = sorted(unknown)[0]
         what = "some films have no official side" if name == "" else f"unknown official side {name!r}"
         raise DataError(what, "official_split", f"give every film one of: {', '.join(SIDES)}")
-    return {"train", "test"} <= found
+    if lacking := [side for side in ("train", "test") if side not in found]:
+        raise DataError(
+            f"official sides without a film for {' and '.join(lacking)}",
+            f"official_split: {', '.join(side for side in SIDES if side in found)}",
+            "give train and test a film each, or no film an official side",
+        )
+    return True
 
 
 def _official(table: pd.DataFrame, seed: int) -> tuple[list[str], str]:

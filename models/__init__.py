@@ -10,7 +10,7 @@ from functools import cache
 from types import ModuleType
 
 from data import plugins
-from data.errors import ConfigError
+from data.errors import ConfigError, brief
 
 
 def names() -> tuple[str, ...]:
@@ -44,9 +44,9 @@ def load(name: str):  # type: ignore[no-untyped-def]  # -> type[models.method.Me
             where,
             "see docs/adding_a_method.md",
         )
-    if module.CARD.name != name:
+    if (named := getattr(module.CARD, "name", None)) != name:
         raise ConfigError(
-            f"CARD.name is {module.CARD.name!r}, not {name!r}", where, "give card and method the same name"
+            f"CARD.name is {named!r}, not {name!r}", where, "give card and method the same name"
         )
     found[0].card = module.CARD
     return found[0]
@@ -57,8 +57,8 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(f"no method {name!r}", "method", f"choose one of: {', '.join(names())}")
     try:
         return importlib.import_module(_extra.get(name, f"models.{name}"))
-    except Exception as error:  # whatever a method's file raises makes it unavailable, with that reason
-        raise ConfigError(f"unavailable: {type(error).__name__}: {error}", _where(name), "mend the file") from error
+    except (Exception, SystemExit) as error:  # whatever a method's file raises makes it unavailable, with that reason
+        raise ConfigError(f"the method's file does not import: {brief(error)}", _where(name), "mend the file") from error
 
 
 def _where(name: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 import models
 from data import plugins
-from data.errors import ConfigError
+from data.errors import ConfigError, brief
 
 Space = Callable[[Any], dict[str, Any]]  # of a trial with optuna's suggest_* functions
 
@@ -32,7 +32,9 @@ def _own_names() -> tuple[str, ...]:
 
 def load(name: str) -> Space:
     """The space of a method. ConfigError where there is none, or its file fails to import."""
-    space: Space = _module(name).space
+    space: Space | None = getattr(_module(name), "space", None)
+    if space is None:
+        raise ConfigError("a search space defines space(trial)", _where(name), "see docs/adding_a_method.md")
     return space
 
 
@@ -149,9 +151,12 @@ def _module(name: str) -> Any:
         )
     try:
         return importlib.import_module(_extra.get(name, f"search_spaces.{name}"))
-    except Exception as error:
-        where = _extra.get(name, f"search_spaces/{name}.py")
-        raise ConfigError(f"{type(error).__name__}: {error}", where, "mend the file") from error
+    except (Exception, SystemExit) as error:  # whatever a space's file raises is told in one line
+        raise ConfigError(f"the search space does not import: {brief(error)}", _where(name), "mend the file") from error
+
+
+def _where(name: str) -> str:
+    return _extra.get(name, f"search_spaces/{name}.py")
 
 
 _extra: dict[str, str] = {}

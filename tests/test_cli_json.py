@@ -5,6 +5,7 @@ Commands run in this process, on the Ray that the tests share; one that a user w
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.tracking import Tracker
 from tests.cli import Said, apart, has, here, is_estimate
 
 SETTINGS = """
@@ -267,3 +269,42 @@ def test_the_same_command_again_shows_what_is_finished(runs: Runs) -> None:
     again = runs("sweep", "vgg16", "phantom", "--trials", "2")
     assert again.code == 0 and again.document == before
     assert "--extend" in runs("sweep", "vgg16", "phantom", "--trials", "3", "--quiet").error
+
+
+@pytest.mark.ray
+def test_a_refused_sweep_stays_finished(runs: Runs) -> None:
+    before = runs.final().document
+    assert "--extend" in runs("sweep", "vgg16", "phantom", "--trials", "3", "--quiet").error
+    again = runs("final", "vgg16", "phantom", "--seeds", "2")
+    assert again.code == 0 and again.document["rows"] == before["rows"]
+    assert "trial" in again.stderr and "published" not in again.stderr
+
+
+@pytest.mark.ray
+def test_settings_of_other_data_open_no_test_side(runs: Runs) -> None:
+    sweep = runs.sweep().document["sweep_id"]
+    ledger = (runs.out / "ledger.jsonl").read_text() if (runs.out / "ledger.jsonl").is_file() else ""
+    other = runs("final", "vgg16", "phantom", "--set", "data.level=hard", "--from", sweep, "--quiet")
+    assert "other data" in other.error
+    assert ((runs.out / "ledger.jsonl").read_text() if ledger else "") == ledger
+
+
+@pytest.mark.ray
+def test_artifacts_that_are_lost_are_restored(runs: Runs) -> None:
+    rows = runs.final().document["rows"]
+    folders = [runs.out / "artifacts" / "margin" / run / "artifacts" for run in rows[0]["seeds"]]
+    (folders[0] / "config.json").write_text("{")
+    shutil.rmtree(folders[1] / "frames")
+    broken = runs("leaderboard").document["rows"]
+    assert any(row["status"] == "failed" and "restores" in row["reason"] for row in broken)
+    again = runs("final", "vgg16", "phantom", "--seeds", "2")
+    assert again.code == 0 and [row["metrics"] for row in again.document["rows"]] == [row["metrics"] for row in rows]
+
+
+@pytest.mark.ray
+def test_a_final_carries_its_test_metrics(runs: Runs) -> None:
+    row = runs.final().document["rows"][0]
+    found = [Tracker(out=runs.out).run(run).metrics for run in row["seeds"]]
+    values = [metrics["test/auroc_mean"] for metrics in found]
+    assert sum(values) / 2 == pytest.approx(row["metrics"]["auroc_mean"]["value"])
+    assert all(metrics["test/auroc_mean_n"] == row["metrics"]["auroc_mean"]["n"] for metrics in found)
