@@ -264,23 +264,21 @@ class App:
         self.talk.result(document, lambda console: console.print("\n".join(map(str, files)), markup=False))
 
     def ui(self, port: int) -> None:
-        """`mlflow ui` on the same runs; replaces this process."""
-        import sys
+        """`mlflow ui` on the same runs."""
+        from bench import ui
 
+        out = self._out or Path("runs")
+        if not out.is_dir():
+            raise ConfigError("no such folder", f"--out {out}", "name the --out of a command that ran")
         uri = self._tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or self.home.default_tracking()
         if uri.startswith("http"):
             self.talk.out.print(f"the runs are on a server already: open {uri}", markup=False)
             return
-        command = [
-            sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root",
-            str(self.home.artifacts), "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        ]  # fmt: skip
         if self.dry_run:
-            self.talk.out.print(" ".join(command), markup=False)
+            self.talk.out.print(" ".join(ui.command(self.home, uri, port)), markup=False)
             return
-        self.talk.say(f"open http://127.0.0.1:{port} ; end with Ctrl-C")
-        os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
-        os.execv(command[0], command)
+        ui.check(uri, port)
+        self.exit_code = ui.serve(self.home, uri, port, self.tracker().experiments(), self.talk.say)
 
     # ---- helpers ------------------------------------------------------------------------------------------------
     def _check_objectives(self, names: tuple[str, ...], track: str) -> None:

@@ -124,6 +124,11 @@ class Tracker:
                 self._experiments[track] = found.experiment_id
         return self._experiments[track]
 
+    def experiments(self) -> dict[str, str]:
+        """Track -> id of each experiment that there is."""
+        found = self._client().search_experiments(filter_string=f"name LIKE '{PREFIX}%'")
+        return {experiment.name.removeprefix(PREFIX): experiment.experiment_id for experiment in found}
+
     def start(
         self,
         track: str,

@@ -149,6 +149,18 @@ def read_row(file: str, number: int, cells: dict[str, str] | None) -> Row:
     )
 
 
+def cited_names(cells: dict[str, str] | None) -> list[str]:
+    """Folders and series that a row names, also one that cannot be used as a whole."""
+    found: list[str] = []
+    for key in ("film", "crop", "mask"):
+        try:
+            place = _place(COLUMNS[key][0], (cells or {}).get(key, ""))
+        except Refusal:
+            continue
+        found += [place.folder, place.series]
+    return found
+
+
 def margin_group(margin_text: str) -> str:
     """How a margin that is not one of the three is counted."""
     margins = dict.fromkeys(margin_text.split("-"))

@@ -1,6 +1,7 @@
 """The files of a CBIS-DDSM download, found by the series in their headers; crop and mask told apart by content."""
 
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -48,9 +49,15 @@ def walk(root: Path) -> Iterator[str]:
         below.sort()
         relative = Path(folder).relative_to(root)
         for name in sorted(names):
-            path = Path(folder, name)
-            if path.is_file() or not path.exists():
+            if _is_file(Path(folder, name)):
                 yield (relative / name).as_posix()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # of a link to nothing: the row that needs the file will say so
+        return True
 
 
 def scan(root: Path, paths: list[str]) -> Files:

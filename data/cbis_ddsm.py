@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from data._cbis_csv import Refusal, Row, margin_group, read_cells, read_row
+from data._cbis_csv import Refusal, Row, cited_names, margin_group, read_cells, read_row
 from data._cbis_files import Files, find_film, find_mask, scan, walk
 from data.dicom import DicomFile, Header
 from data.errors import DataError, LeakError
@@ -19,7 +19,7 @@ from data.record import Options as BaseOptions
 CARD = DataCard(
     name="cbis_ddsm",
     title="CBIS-DDSM, mass films",
-    version=1,
+    version=2,
     tracks=("margin", "malignancy"),
     provides=frozenset({"margin", "malignant", "mask", "box"}),
     licence="CC BY 3.0",
@@ -62,12 +62,13 @@ def records(root: Path | None, options: Options, report: Report) -> Iterator[Rec
         raise DataError("no folder with CBIS-DDSM", "--data-root", FETCH)
     paths = list(walk(root))
     tables = {split: _find_table(root, paths, name) for split, name in TABLES.items()}
-    rows = {split: _read_table(root / path, report) for split, path in tables.items()}
+    refused: dict[str, tuple[str, int]] = {}
+    rows = {split: _read_table(root / path, report, refused) for split, path in tables.items()}
     _refuse_overlap(rows["train"], rows["test"])
     files = scan(root, [path for path in paths if not path.lower().endswith(".csv")])
     if not any(row.film.series in files.series for split in rows for row in rows[split]):
         raise DataError(f"none of the {sum(map(len, rows.values()))} films is on disk", "--data-root", FETCH)
-    _report_strays(files, [row for split in rows for row in rows[split]], report)
+    _report_strays(files, [row for split in rows for row in rows[split]], refused, report)
     return (record for split in rows for record in _films(files, split, rows[split], options, report))
 
 
@@ -81,8 +82,8 @@ def _find_table(root: Path, paths: list[str], name: str) -> str:
     return found[0]
 
 
-def _read_table(path: Path, report: Report) -> list[Row]:
-    """The rows that can be used; the others are problems."""
+def _read_table(path: Path, report: Report, refused: dict[str, tuple[str, int]]) -> list[Row]:
+    """The rows that can be used; the others are problems, and what they name is added to `refused`."""
     rows: list[Row] = []
     films: dict[tuple[str, str, str], Row] = {}
     lesions: dict[tuple[str, str, str, str], Row] = {}
@@ -100,6 +101,8 @@ def _read_table(path: Path, report: Report) -> list[Row]:
                 raise Refusal(message, "row that contradicts another", "delete one of the rows")
         except Refusal as refusal:
             report.problem(path.name, number, refusal.message, refusal.do, refusal.reason)
+            for name in cited_names(cells):
+                refused.setdefault(name, (path.name, number))
         else:
             rows.append(row)
     return rows
@@ -113,14 +116,19 @@ def _refuse_overlap(train: list[Row], test: list[Row]) -> None:
             raise LeakError(what, row.where, "keep the patient's rows in one of the two CSVs")
 
 
-def _report_strays(files: Files, rows: list[Row], report: Report) -> None:
-    """Broken files that no row can be held responsible for: their folder names no series and no lesion of the CSVs."""
+def _report_strays(
+    files: Files, rows: list[Row], refused: dict[str, tuple[str, int]], report: Report
+) -> None:
+    """Broken files that no usable row asks for: their folder names no series and no lesion of it. `refused`: folder or
+    series -> CSV and row, of the rows that cannot be used."""
     places = {place for row in rows for place in (row.film, *row.lesion)}
     claimed = {name for place in places for name in (place.series, place.folder)}
     for path, what in files.broken.items():
         folders = path.split("/")[:-1]
         if not claimed.intersection(folders) and not any(folder.startswith("Calc-") for folder in folders):
-            report.problem(path, None, what, "download the file again", "file that is not DICOM")
+            table, number = next((refused[name] for name in reversed(folders) if name in refused), ("", None))
+            file = f"{path}, cited in {table}" if table else path
+            report.problem(file, number, what, "download the file again", "file that is not DICOM")
 
 
 def _films(files: Files, split: str, rows: list[Row], options: Options, report: Report) -> Iterator[Record]:

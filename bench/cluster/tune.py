@@ -1,5 +1,6 @@
 """Many trials through Ray Tune, for sweeps and fixed lists of jobs; the driver hears of each report and each end."""
 
+import logging
 import shutil
 import signal
 import threading
@@ -19,17 +20,19 @@ from bench.cluster.nodes import OUTER_CPU, Share, free_places, max_concurrent, r
 from bench.cluster.scheduler import Ends, Halving
 from bench.cluster.search import DurableSearch
 from bench.cluster.trials import Ending, ListSearch, OnEnd, OnReport
+from bench.cluster.watch import Watch
 from data.errors import ConfigError, MachineError
 
 ENDLESS = 10**9  # Tune's own count of samples: the searcher says when to stop
 REDUCTION = 3.0
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # of a stopped run it says that trials did not complete
 
 
 class _Forward(tune.Callback):
     """Hands reports and lost trials to the driver's side, in the driver's process."""
 
-    def __init__(self, search: DurableSearch | ListSearch) -> None:
-        self.search = search
+    def __init__(self, search: DurableSearch | ListSearch, watch: Watch) -> None:
+        self.search, self.watch = search, watch
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -37,11 +40,13 @@ class _Forward(tune.Callback):
         self.search.report(trial.trial_id, result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _free(self.search, trial.trial_id)
+        if self.watch.closed() is None:
+            _free(self.search, trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _free(self.search, trial.trial_id)
-        self.search.fail(trial.trial_id, _lost(trial))
+        if self.watch.closed() is None:  # else Ray itself died: the trial has not failed, and is taken up next time
+            _free(self.search, trial.trial_id)
+            self.search.fail(trial.trial_id, _lost(trial))
 
 
 def run_trials(
@@ -70,8 +75,8 @@ def run_trials(
     study is told, and what it returns becomes the study's user attributes of the trial.
 
     Needs an attached Ray (nodes.attach). Raises MachineError when the cluster cannot place one trial; a UserError that
-    a trial met and only the user can mend; what a callable raised; KeyboardInterrupt after Ctrl-C or SIGTERM, the
-    state kept: the same call goes on from there.
+    a trial met and only the user can mend; what a callable raised; KeyboardInterrupt after Ctrl-C or SIGTERM, and
+    MachineError when Ray itself has died, the state kept: the same call goes on from there.
     """
     if scheduler == "asha" and (isinstance(search, ListSearch) or len(search.objectives) > 1):
         raise ConfigError("early stopping needs a search of one objective", "--scheduler asha", "use none")
@@ -79,10 +84,10 @@ def run_trials(
     constants = _constants(search, trainable, share, max_failures, trial_timeout_s)
     search.bind(on_report, on_end, min(most, concurrent or most), constants, time_budget_s)
     rounds_without_end = 0
-    with _stop_on_signal(search) as signalled:
+    with _stop_on_signal(search) as signalled, Watch(search.stop) as watch:
         while not search.finished and not search.late and not search.stopping:
             before = len(search.endings)
-            _tune(search, share, _scheduler(search, scheduler, grace), max_failures, storage_dir)
+            _tune(search, share, _scheduler(search, scheduler, grace), max_failures, storage_dir, watch)
             rounds_without_end = 0 if len(search.endings) > before else rounds_without_end + 1
             search.forget_live()  # a reused process that could not be reset: Tune drops its trial without a word
             if rounds_without_end >= 3:
@@ -116,8 +121,9 @@ def _scheduler(search: DurableSearch | ListSearch, name: str, grace: int) -> Tri
 
 
 def _tune(
-    search: DurableSearch | ListSearch, share: Share, scheduler: TrialScheduler, max_failures: int, folder: Path
-) -> None:
+    search: DurableSearch | ListSearch, share: Share, scheduler: TrialScheduler, max_failures: int, folder: Path,
+    watch: Watch,
+) -> None:  # fmt: skip
     """One Tune experiment, under a new name; its folder is of no use afterwards."""
     name = f"tune-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     tuner = tune.Tuner(
@@ -135,13 +141,13 @@ def _tune(
             storage_path=str(folder.absolute()),
             verbose=0,
             stop=Ends(search),
-            callbacks=[_Forward(search)],
+            callbacks=[_Forward(search, watch)],
             failure_config=tune.FailureConfig(max_failures=max_failures),
         ),
     )
     try:
         tuner.fit()
-        for trial_id in list(search.groups):  # of the last trials nobody waited for
+        for trial_id in list(search.groups) if watch.lost is None else []:  # of the last trials nobody waited for
             _free(search, trial_id)
     finally:
         shutil.rmtree(folder / name, ignore_errors=True)
