@@ -45,9 +45,7 @@ def load(name: str):  # type: ignore[no-untyped-def]  # -> type[models.method.Me
             "see docs/adding_a_method.md",
         )
     if (named := getattr(module.CARD, "name", None)) != name:
-        raise ConfigError(
-            f"CARD.name is {named!r}, not {name!r}", where, "give card and method the same name"
-        )
+        raise ConfigError(f"CARD.name is {named!r}, not {name!r}", where, "give card and method the same name")
     found[0].card = module.CARD
     return found[0]
 
@@ -58,7 +56,9 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(_extra.get(name, f"models.{name}"))
     except (Exception, SystemExit) as error:  # whatever a method's file raises makes it unavailable, with that reason
-        raise ConfigError(f"the method's file does not import: {brief(error)}", _where(name), "mend the file") from error
+        raise ConfigError(
+            f"the method's file does not import: {brief(error)}", _where(name), "mend the file"
+        ) from error
 
 
 def _where(name: str) -> str:

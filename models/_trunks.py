@@ -24,6 +24,11 @@ IMAGENET_SD = (0.229, 0.224, 0.225)
 class TrunkConfig(MethodConfig):
     """Fields of every method that stands on this trunk."""
 
+    weights: Literal["imagenet", "pretext", "none"] = Field(
+        "imagenet",
+        kind="budget",
+        description="where the trunk starts: imagenet (published), pretext (trained here), none",
+    )
     trunk_blocks: Literal[4, 5] = Field(
         5,
         kind="budget",
@@ -121,7 +126,7 @@ def folded(features: nn.Sequential) -> nn.Sequential:
 
 
 # ---- where a trunk starts from -----------------------------------------------------------------------------------
-def vgg16_trunk(config: MethodConfig) -> Trunk:
+def vgg16_trunk(config: TrunkConfig) -> Trunk:
     """The trunk that a config asks for, with ImageNet weights where it asks for them and the file lies there.
 
     Without the file the trunk stays random here, so that a trained state can be loaded into it anywhere; `requirements`
@@ -138,7 +143,7 @@ def vgg16_trunk(config: MethodConfig) -> Trunk:
     return trunk
 
 
-def check_trunk(config: MethodConfig) -> None:
+def check_trunk(config: TrunkConfig) -> None:
     """ConfigError for combinations that cannot work."""
     if config.weights == "imagenet" and config.width != 1:
         raise ConfigError(
@@ -154,7 +159,7 @@ def check_trunk(config: MethodConfig) -> None:
         )
 
 
-def check_weights(config: MethodConfig) -> None:
+def check_weights(config: TrunkConfig) -> None:
     """ConfigError where the ImageNet file is asked for and is not there; nothing is ever downloaded."""
     check_trunk(config)
     norm = getattr(config, "norm", "none")

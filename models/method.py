@@ -40,11 +40,6 @@ class MethodConfig(BaseModel):
     width: float = Field(
         1.0, kind="budget", gt=0, le=4, description="multiplier of the trunk's channel counts; 1 = published"
     )
-    weights: Literal["imagenet", "pretext", "none"] = Field(
-        "imagenet",
-        kind="budget",
-        description="where the trunk starts: imagenet (published), pretext (trained here), none",
-    )
     batch_size: int = Field(
         32, kind="budget", ge=1, description="samples of the first stream per optimiser step, all workers"
     )

@@ -66,7 +66,7 @@ class Vgg16(Method):
 
     def __init__(self, config: MethodConfig, task: Task) -> None:
         super().__init__(config, task)
-        self.trunk = vgg16_trunk(config)
+        self.trunk = vgg16_trunk(self.config)
         self.head = _head(config, self.trunk.out_channels, len(task.classes))
 
     # ---- what it is fed with, and starts from -------------------------------------------------------------------

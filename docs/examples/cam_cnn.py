@@ -5,8 +5,6 @@ that layer (Section 2). Shapes: B images, C channels, H W input pixels, h w cell
 Deviations: (1) two layers trained from scratch in place of a pre-trained network; (2) the epoch is chosen on validation.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,9 +26,6 @@ CARD = Card(
 
 
 class Config(MethodConfig):
-    weights: Literal["none"] = Field(
-        "none", kind="budget", description="where it starts: random weights; no others exist"
-    )
     channels: int = Field(32, ge=1, description="channels of the features at width 1; ours")
     epochs: int = Field(30, kind="budget", ge=1, description="epochs; ours")
     lr: float = Field(3e-3, gt=0, description="Adam's rate per step; ours")
