@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:
+    sys.stderr.write("error: the libraries are not here (typer); run `make setup`, then use .venv/bin/python\n")
+    sys.exit(2)
 
 if TYPE_CHECKING:
     from bench.app import App
@@ -21,6 +25,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Explainable mammography methods, made comparable. Research software, not for clinical use.",
 )
+
+
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{value} is no number above 0.")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not 0 <= value < float("inf"):  # min=0 lets nan pass
+        raise typer.BadParameter(f"{value} is no number of GPUs.")
+    return value
+
 
 Out = Annotated[Path, typer.Option(help="everything written goes here", show_default=True)]
 DataRoot = Annotated[Path | None, typer.Option(help="where the data set lies; default $MAMMOBENCH_DATA/<dataset>")]
@@ -38,7 +55,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="say more")]
 TrackName = Annotated[str, typer.Option("--track", help="margin, malignancy or detection")]
 Protocol = Annotated[str, typer.Option(help="holdout or kfold5")]
 Workers = Annotated[int, typer.Option(min=1, help="processes per training (Ray Train)")]
-Gpus = Annotated[float, typer.Option(min=0, help="GPUs per worker")]
+Gpus = Annotated[float, typer.Option(min=0, callback=_finite, help="GPUs per worker")]
 
 
 @contextmanager
@@ -97,7 +114,9 @@ def train(
     method: Annotated[str, typer.Argument(help="a method of `list methods`")],
     dataset: Annotated[str, typer.Argument(help="a data set of `list datasets`")],
     track: TrackName = "margin",
-    seed: Annotated[int, typer.Option(help="of initial weights, data order and augmentation")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="of initial weights, data order and augmentation")
+    ] = 1,
     protocol: Protocol = "holdout",
     workers: Workers = 1,
     gpus_per_worker: Gpus = 0,
@@ -128,7 +147,9 @@ def sweep(
     dataset: Annotated[str, typer.Argument(help="a data set of `list datasets`")],
     track: TrackName = "margin",
     trials: Annotated[int, typer.Option(min=1, help="how many, the published point included")] = 20,
-    time_budget: Annotated[float | None, typer.Option(help="hours after which no trial goes on")] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(callback=_above_zero, help="hours after which no trial goes on, above 0")
+    ] = None,
     objectives: Annotated[
         str, typer.Option(help="validation metrics, comma-separated; several: no scheduler")
     ] = "auroc_mean",
@@ -172,7 +193,7 @@ def final(
     from_: Annotated[
         str | None, typer.Option("--from", help="SWEEP, RUN or published; default: the finished sweep")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="trainings, seeds 1, 2, 3...")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=999, help="trainings, seeds 1, 2, 3...")] = 5,
     reopen: Annotated[str | None, typer.Option(help="why a test side is looked at again; noted in the ledger")] = None,
     force: Annotated[bool, typer.Option("--force", help="train again what is finished; the board says so")] = False,
     protocol: Protocol = "holdout",
@@ -258,7 +279,7 @@ def explain(
 def ui(
     out: Out = Path("runs"),
     tracking_uri: Tracking = None,
-    port: Annotated[int, typer.Option(help="where it listens, on this machine only")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where it listens, on this machine only")] = 5000,
     dry_run: DryRun = False,
 ) -> None:
     """Open the MLflow UI on the runs of OUT."""

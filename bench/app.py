@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from bench import shows
-from bench.config import merge, parse_set, read_yaml, unflatten
+from bench.config import check_budget, group, merge, parse_set, read_yaml, resolve, unflatten
 from bench.console import Talk
 from bench.home import Home
 from data.errors import ConfigError
@@ -101,9 +101,10 @@ class App:
             raise ConfigError(
                 f"no protocol {protocol!r} for this command", "--protocol", f"choose {', '.join(PROTOCOLS)}"
             )
-        rest = dict(settings)
-        options, budget = dict(rest.pop("data", {})), rest.pop("budget", {})
-        roi = options.pop("roi", {})
+        rest, where = dict(settings), "--config or --set"
+        options, budget = group(rest, "data", where), group(rest, "budget", where)
+        roi = group(options, "roi", where)
+        check_budget(budget, where)
         return Cell(
             method=method,
             dataset=dataset,
@@ -118,7 +119,7 @@ class App:
     def ready(self, cell: Any, data_root: Path | None) -> Any:
         from bench.plan import make_ready
 
-        with self.talk.progress(f"preparing {cell.dataset}") as update:
+        with self.talk.progress(f"data of {cell}") as update:
             return make_ready(self.home, cell, data_root, machine=self.machine(), progress=update)
 
     # ---- commands -----------------------------------------------------------------------------------------------
@@ -132,12 +133,14 @@ class App:
         self, dataset: str, data_root: Path | None, skip_bad: bool, config: Path | None, pairs: list[str], protocol: str
     ) -> None:
         from bench.prepare import document, prepare_data
+        from data.inputs import Roi
 
         file = read_yaml(config) if config else {}
-        options = merge(
-            file.get("data", file), unflatten(parse_set(pairs))
-        )  # a settings file of other commands serves too
-        options.pop("roi", None)
+        given = group(file, "data", str(config)) if "data" in file else file  # a settings file of other commands serves
+        options = merge(given, unflatten(parse_set(pairs)))
+        if "roi" in options:
+            resolve(Roi, group(options, "roi", "--config or --set"), "roi of --config or --set")
+            self.talk.say("roi: understood, and not used here; train, sweep and final cut the regions by it")
         with self.talk.progress(f"preparing {dataset}") as update:
             prepared = prepare_data(self.home, dataset, options, data_root, skip_bad=skip_bad, progress=update)
         found = document(prepared, protocol)

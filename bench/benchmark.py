@@ -58,7 +58,7 @@ class Benchmark:
             self.said[cell.key] = {**said, "status": "not-applicable", "reason": why}
             return None
         self.said[cell.key] = {**said, "status": "missing", "reason": "not run yet"}
-        with self.talk.progress(f"preparing {cell.dataset}") as update:
+        with self.talk.progress(f"data of {cell}") as update:
             try:
                 return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
             except ConfigError as error:  # of this method's settings: the other cells go on

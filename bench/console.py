@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+EARLY = 0.05  # share of the work before which no time left is told
+
 
 @dataclass
 class Talk:
@@ -58,7 +60,9 @@ class Talk:
             tenth = 10 * done // total if total else 0
             if tenth not in said:
                 said.add(tenth)
-                left = (time.monotonic() - started) * (total - done) / done if done else 0.0
-                self.say(f"{what}: {100 * done // max(total, 1)} %, about {left:.0f} s left")
+                left = ""
+                if done > EARLY * total:  # earlier the pace is that of the start
+                    left = f", about {(time.monotonic() - started) * (total - done) / done:.0f} s left"
+                self.say(f"{what}: {100 * done // max(total, 1)} %{left}")
 
         return update

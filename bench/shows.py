@@ -25,7 +25,10 @@ def prepared(console: Console, document: Mapping[str, Any]) -> None:
             f"look: {document['masks_shared']} masks belong, pixel by pixel, to lesions of more than one patient; "
             "is a patient in twice?"
         )
+    if document["problems"]:
+        console.print(f"which, by file and row: {document['problems_file']}", markup=False)
     console.print(f"passport: {document['passport']}", markup=False)
+    console.print("next: train, sweep or final on it, with the same --config, --set and --data-root", markup=False)
 
 
 def metrics(console: Console, document: Mapping[str, Any]) -> None:

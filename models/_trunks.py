@@ -168,7 +168,7 @@ def check_weights(config: TrunkConfig) -> None:
         raise ConfigError(
             f"the ImageNet weights of VGG-16 are not on this machine: {imagenet_file(norm).name}",
             "weights: imagenet",
-            f"put {url} into $TORCH_HOME/hub/checkpoints, or set weights to pretext (with input_norm per_image)",
+            f"put {url} into {imagenet_file(norm).parent}, or set weights to pretext (with input_norm per_image)",
         )
 
 
