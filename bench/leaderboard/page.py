@@ -37,6 +37,12 @@ TITLES = {
     "mask_share_fine": "blind map on fine annotation",
     "activation_precision_fine": "map on fine annotation",
 }
+# What a blind map gets stands below what the method's map gets, on the page in the same cell.
+BLIND = {
+    "activation_precision_lesion": "mask_share_lesion",
+    "activation_precision_lesion_predicted": "mask_share_lesion",
+    "activation_precision_fine": "mask_share_fine",
+}
 QUESTIONS = {
     "margin": "Is the margin of this mass circumscribed, indistinct or spiculated? Mean one-vs-rest AUROC.",
     "malignancy": "Is this mass malignant? AUROC.",
@@ -112,7 +118,7 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
 
     measured = next((row for row in rows if row.hashes.get("rows")), rows[0])
     track = TRACKS[measured.track]
-    metrics = shown_metrics(rows)
+    metrics = [name for name in shown_metrics(rows) if name not in BLIND.values()]
     lines = [_line(f"row-{number}-{i}", row, metrics) for i, row in enumerate(rows)]
     parts = [
         {"kind": kind, "lines": mine}
@@ -184,7 +190,7 @@ def _line(anchor: str, row: Row, metrics: Sequence[str]) -> dict[str, Any]:
         "rank": f"{row.ranks[0]}–{row.ranks[1]}"
         if row.ranks and row.ranks[0] != row.ranks[1]
         else (row.ranks or [""])[0],
-        "cells": [_cell(row.metrics.get(name)) for name in metrics],
+        "cells": [_cell(row.metrics.get(name)) | {"blind": _blind(row, name)} for name in metrics],
         "seeds": f"{row.seeds_asked}" if row.kind == "method" else "–",
         "cost": duration(cost["machine_seconds"]) if "machine_seconds" in cost else "–",
         "search": searched,
@@ -208,6 +214,14 @@ def _cell(estimate: Estimate | None) -> dict[str, Any]:
         "n": estimate.n,
         "sort": estimate.value,
     }
+
+
+def _blind(row: Row, name: str) -> str:
+    estimate = row.metrics.get(BLIND.get(name, ""))
+    if estimate is None or estimate.value is None or row.metrics.get(name) is None:
+        return ""
+    cell = _cell(estimate)
+    return f"blind map {cell['value']} {cell['interval']}"
 
 
 def _metric(name: str, estimate: Estimate) -> dict[str, Any]:
