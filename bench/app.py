@@ -314,7 +314,16 @@ class App:
 
     def _plan(self, cells: Any, *, trials: int, seeds: int) -> None:
         """What would run. Reasons against a cell are found without touching any data."""
-        from bench.plan import reason_against
+        from bench.plan import configured, reason_against
+
+        def reason(cell: Any) -> str | None:
+            try:
+                why = reason_against(cell)
+                if why is None:
+                    configured(cell)
+            except ConfigError as error:
+                return str(error)
+            return why
 
         document = {
             "cells": [
@@ -324,7 +333,7 @@ class App:
                     "track": c.track,
                     "trials": trials,
                     "seeds": seeds,
-                    "reason": reason_against(c),
+                    "reason": reason(c),
                 }
                 for c in cells
             ]

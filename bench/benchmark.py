@@ -9,7 +9,7 @@ from bench.cluster.failures import Failure
 from bench.final import FinalPlan, final_jobs, is_whole, register, run_finals
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
-from bench.plan import Ready, make_ready, reason_against
+from bench.plan import Ready, configured, make_ready, reason_against
 from bench.suite import Cell, Suite, cells
 from bench.sweep import SweepPlan, run_sweep, study_name
 from bench.tracking import Tracker
@@ -31,7 +31,10 @@ class Benchmark:
         """The JSON document of `bench`, and the board."""
         tracker = self.app.tracker()
         warm = tracker.warm_up()  # its seconds pass while the data are prepared
-        ready = [one for one in map(self._ready, cells(self.suite)) if one is not None]
+        runnable = [cell for cell in cells(self.suite) if self._runnable(cell)]
+        for cell in runnable:  # a wrong setting ends the suite before the first cell's data are made
+            configured(cell)
+        ready = [self._ready(cell) for cell in runnable]
         warm.result()
         plans = self._plans(ready, tracker)
         unfinished = [item for item in plans if not self._finished(item, tracker)]
@@ -46,24 +49,24 @@ class Benchmark:
         return self._document(board, page, ready, tracker), board
 
     # ---- steps --------------------------------------------------------------------------------------------------
-    def _ready(self, cell: Cell) -> Ready | None:
-        """The cell with its data prepared; None where it cannot be run, which the board will say."""
+    def _runnable(self, cell: Cell) -> bool:
+        """Whether the cell can be run on any machine; where not, the board will say why."""
         said = {"method": cell.method, "dataset": cell.dataset, "track": cell.track}
         try:
             why = reason_against(cell)
         except ConfigError as error:
             self.said[cell.key] = {**said, "status": "unavailable", "reason": str(error)}
-            return None
+            return False
         if why is not None:
             self.said[cell.key] = {**said, "status": "not-applicable", "reason": why}
-            return None
+            return False
         self.said[cell.key] = {**said, "status": "missing", "reason": "not run yet"}
+        return True
+
+    def _ready(self, cell: Cell) -> Ready:
+        """The cell with its data prepared."""
         with self.talk.progress(f"data of {cell}") as update:
-            try:
-                return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
-            except ConfigError as error:  # of this method's settings: the other cells go on
-                self.said[cell.key] = {**said, "status": "failed", "reason": str(error)}
-                return None
+            return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
 
     def _plans(self, ready: list[Ready], tracker: Tracker) -> list[tuple[Ready, FinalPlan | None]]:
         """Per cell its final, where the sweep that it waits for is finished."""

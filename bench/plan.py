@@ -39,6 +39,18 @@ def reason_against(cell: Cell) -> str | None:
     return not_applicable(card, cell.track, data_card.provides)
 
 
+def configured(cell: Cell) -> MethodConfig:
+    """The published point of the cell's method with the suite's budget and settings over it; ConfigError for a wrong one.
+
+    The data set's options are checked with it, so that a typo is told before any data are touched.
+    """
+    resolve(data.reader(cell.dataset).Options, cell.options, f"options of {cell.dataset}")
+    fields = models.load(cell.method).Config
+    laid = method_overrides(fields.model_fields, budget=cell.budget, settings=cell.settings, roi=cell.roi)
+    config: MethodConfig = resolve(fields, laid, f"config of {cell.method}")
+    return config
+
+
 @dataclass
 class Ready:
     """A cell whose data lie prepared: makes specs and jobs for any config and seed of its method."""
@@ -206,8 +218,7 @@ def make_ready(
             why, str(cell), "choose another track, method or data set; `list methods -v` tells what each serves"
         )
     kind = models.load(cell.method)
-    laid = method_overrides(kind.Config.model_fields, budget=cell.budget, settings=cell.settings, roi=cell.roi)
-    config = resolve(kind.Config, laid, f"config of {cell.method}")
+    config = configured(cell)
     card = data.reader(cell.dataset).CARD
     inputs = kind(config, Task.of(kind.card.tracks[cell.track], card.name, card.provides)).inputs()
     prepared = prepare_data(home, cell.dataset, cell.options, root, inputs=inputs, progress=progress)

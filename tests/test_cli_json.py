@@ -91,6 +91,19 @@ def test_dry_run_starts_nothing(tmp_path: Path) -> None:
         assert said.code == 0 and has(said.document["cells"][0], "method dataset track trials seeds reason")
         assert not (tmp_path / command / "mlflow.db").exists()
     assert here("bench", "smoke", "--out", tmp_path, "--dry-run", "--json").document["cells"]
+    for wrong, named in (("epoch=3", "epoch"), ("lr=-1", "lr"), ("data.levle=easy", "levle")):
+        said = here("train", "vgg16", "phantom", "--set", wrong, "--out", tmp_path, "--dry-run", "--json")
+        assert named in said.document["cells"][0]["reason"]
+
+
+def test_a_wrong_setting_ends_a_suite_before_anything_is_made(tmp_path: Path) -> None:
+    suite = tmp_path / "wrong.yaml"
+    suite.write_text(
+        "name: wrong\ndata: {exams: {train: 8, validation: 4, test: 4}, size: 128}\n"
+        "settings: {vgg16: {lr: fast}}\ncells:\n  - {methods: [protopnet, vgg16], dataset: phantom, track: margin}\n"
+    )
+    assert "lr = 'fast' is refused" in here("bench", suite, "--out", tmp_path / "out", "--quiet").error
+    assert not (tmp_path / "out" / "cache").exists()
 
 
 def options(*pairs: str) -> list[str]:
