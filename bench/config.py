@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+import models
 from data.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -55,7 +56,7 @@ class RunSpec(Strict):
     seed: int = 0
     bf16: bool = False
     world_size: int = 1  # batch norm and the order of sums depend on it
-    versions: dict[str, int] = Field(default_factory=dict)  # method, reader, metrics
+    versions: dict[str, int] = Field(default_factory=dict)  # method, reader, metrics, engine
     requirements: dict[str, str] = Field(default_factory=dict)  # name -> identity of the run it starts from
 
     @property
@@ -82,19 +83,32 @@ class Job(Strict):
     name: str = ""
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"roi.scale": 1.6} becomes {"roi": {"scale": 1.6}}; nested mappings pass through."""
+def unflatten(flat: Mapping[str, Any], where: str = "settings") -> dict[str, Any]:
+    """{"roi.scale": 1.6} becomes {"roi": {"scale": 1.6}}; nested mappings pass through.
+
+    ConfigError for a key that is no text, and for one that is given twice (a: 3 beside a.b: 4).
+    """
     nested: dict[str, Any] = {}
     for key, value in flat.items():
-        *parents, last = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        if isinstance(value, Mapping):
-            place[last] = {**place.get(last, {}), **unflatten(value)}
-        else:
-            place[last] = value
+        if not isinstance(key, str):
+            raise ConfigError(f"the key {_short(key)} is no text", where, "put it in quotes, or name a setting")
+        unfolded = unflatten(value, where) if isinstance(value, Mapping) else value
+        for part in reversed(key.split(".")):
+            unfolded = {part: unfolded}
+        _join(nested, unfolded, "", where)
     return nested
+
+
+def _join(place: dict[str, Any], more: Mapping[str, Any], prefix: str, where: str) -> None:
+    for key, value in more.items():
+        old = place.get(key)
+        if key not in place:
+            place[key] = value
+        elif isinstance(old, dict) and isinstance(value, Mapping):
+            _join(old, value, f"{prefix}{key}.", where)
+        else:
+            what = f"{prefix + key!r} is given twice, as {_short(old)} and as {_short(value)}"
+            raise ConfigError(what, where, "keep one of them")
 
 
 def merge(base: Mapping[str, Any], *overlays: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,18 +121,45 @@ def merge(base: Mapping[str, Any], *overlays: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+def group(settings: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """Takes a group of settings (`data:`, `budget:`, `roi:`) out of those around it. ConfigError where it is no mapping."""
+    found = settings.pop(key, {})
+    if not isinstance(found, Mapping):
+        do = f"give keys and values, {key}: {{KEY: VALUE}}, or leave {key!r} out"
+        raise ConfigError(f"{key} = {_short(found)} is refused", where, do)
+    return dict(found)
+
+
 def resolve(model: type[ModelT], overrides: Mapping[str, Any], where: str) -> ModelT:
     """The validated object; ConfigError names the first wrong key, the nearest valid one, and what was expected."""
     try:
         return model.model_validate(unflatten(overrides))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))  # list[str]: which form of a union
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key.split(".")[-1], _keys(model), n=1)
-            do = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(_keys(model)))}"
-            raise ConfigError(f"unknown key {key!r}", where, do) from error
-        raise ConfigError(f"{key} = {first.get('input')!r} is refused", where, first["msg"]) from error
+            raise _unknown(key, _keys(model), where) from error
+        if first["type"] == "missing":
+            raise ConfigError(f"the key {key!r} is missing", where, "add it") from error
+        raise ConfigError(f"{key} = {_short(first.get('input'))} is refused", where, first["msg"]) from error
+
+
+def _unknown(key: str, valid: Iterable[str], where: str, note: str = "") -> ConfigError:
+    near = nearest(key.split(".")[-1], valid, "valid keys")
+    return ConfigError(f"unknown key {key!r}", where, f"{near}{note}")
+
+
+def nearest(name: str, valid: Iterable[str], noun: str = "choose one of") -> str:
+    """What to do about a name that does not exist: the nearest one that does, or all of them."""
+    choices = sorted(valid)
+    near = difflib.get_close_matches(name, choices, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{noun}: {', '.join(choices)}"
+
+
+def _short(value: Any) -> str:
+    """A value as a message quotes it."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _keys(model: type[BaseModel]) -> set[str]:
@@ -130,37 +171,63 @@ def _keys(model: type[BaseModel]) -> set[str]:
 
 
 def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
-    """`--set a.b=1e-3` pairs; values are YAML, so 3, 1e-3, true, null and [1, 2] mean what they look like."""
+    """`--set a.b=1e-3` pairs; values are YAML, so 3, 1e-3, true, null and [1, 2] mean what they look like.
+
+    Of a key that is given twice the last one counts. ConfigError for what is no pair, no YAML, or contradicts another.
+    """
     result: dict[str, Any] = {}
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not key:
             raise ConfigError(f"{pair!r} is not KEY=VALUE", "--set", "write e.g. --set lr=1e-3")
-        result[key.strip()] = parse_value(text)
+        result[key.strip()] = _value(key.strip(), text)
+    unflatten(result, "--set")  # refuses pairs that contradict each other
     return result
 
 
-def parse_value(text: str) -> Any:
-    """A YAML scalar, with 1e-3 read as a number (YAML 1.1 wants 1.0e-3)."""
+def _value(key: str, text: str) -> Any:
+    """A YAML value, with 1e-3 read as a number (YAML 1.1 wants 1.0e-3)."""
     try:
-        return float(text) if "e" in text.lower() and not text.startswith("[") else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
+        return _numbers(yaml.load(text, _Loader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = getattr(error, "problem", None) or "not readable as YAML"
+        raise ConfigError(f"{_short(text)}: {what}", f"--set {key}", "write a number, a word or [1, 2]") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose keys are text and stand there once. Judged as composed: merging `<<` repeats keys by right."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            what = None
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                what = f"the key {key.value or 'null' if isinstance(key, yaml.ScalarNode) else '[...]'} is no text"
+            elif key.value in lines:
+                what = f"the key {_short(key.value)} stands there twice, first in line {lines[key.value]}"
+            if what is not None:
+                raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping. ConfigError names the file and line of what cannot be read."""
+    """A YAML mapping, dotted keys unfolded. ConfigError names the file and line of what cannot be read."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = _numbers(yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except FileNotFoundError as error:
         raise ConfigError("no such file", str(path), "give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read it: {error.strerror}", str(path), "give the path of a YAML file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError("not readable as YAML", f"{path}{line}", "mend the file") from error
+        what = getattr(error, "problem", None) or "not readable as YAML"
+        raise ConfigError(what, f"{path}{line}", "mend the file") from error
     if not isinstance(loaded, dict):
         raise ConfigError("a mapping of keys to values was expected", str(path), "see docs/suites.md")
-    return _numbers(loaded)
+    return unflatten(loaded, str(path))
 
 
 def _numbers(value: Any) -> Any:
@@ -169,9 +236,40 @@ def _numbers(value: Any) -> Any:
         return {key: _numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_numbers(item) for item in value]
-    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
-        return parse_value(value)
+    if isinstance(value, str) and value[:1] in (*"+-.0123456789",) and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
     return value
+
+
+def check_budget(budget: Mapping[str, Any], where: str) -> None:
+    """ConfigError for a key that is a budget field of no method: a shared budget may hold what one method lacks, but
+    not what all of them lack."""
+    if not isinstance(budget.get("bf16", False), bool):
+        raise ConfigError(f"bf16 = {_short(budget['bf16'])} is refused", where, "write true or false")
+    for short, full in ALIASES.items():
+        if short in budget and full in budget:
+            raise ConfigError(f"{short!r} and {full!r} are one key", where, "keep one of them")
+    asked = [key for key in budget if key != "bf16"]
+    known, other, broken = {"bf16", *ALIASES}, set[str](), []
+    for name in models.names() if asked else ():
+        try:
+            fields = models.load(name).Config.model_fields
+        except ConfigError:
+            broken.append(name)
+            continue
+        for field, info in fields.items():
+            extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+            (known if extra.get("kind") == "budget" else other).add(field)
+    for key in asked:
+        if key in other - known:
+            raise ConfigError(f"{key!r} is no budget", where, "set it among a method's settings")
+        if key not in known:
+            # the fields of a method that does not import are not known, and the key may be one of them
+            note = f" (not asked, since unavailable: {', '.join(broken)})" if broken else ""
+            raise _unknown(f"budget.{key}", known, where, note)
 
 
 def method_overrides(

@@ -7,7 +7,7 @@ from typing import Any
 
 import data
 import models
-from bench import metrics
+from bench import engine, metrics
 from bench.config import ALIASES, Job, RunSpec, digest, merge, method_overrides, resolve, unflatten
 from bench.home import Home
 from bench.prepare import Progress, prepare_data
@@ -176,7 +176,12 @@ class Ready:
             seed=seed,
             bf16=self.cell.bf16,
             world_size=self.machine.workers,
-            versions={"method": kind.version, "reader": self.prepared.card.version, "metrics": metrics.VERSION},
+            versions={
+                "method": kind.version,
+                "reader": self.prepared.card.version,
+                "metrics": metrics.VERSION,
+                "engine": engine.VERSION,
+            },
             requirements=needs,
         )
 

@@ -17,7 +17,7 @@ from bench.config import Job, config_hash
 from bench.engine import checkpoint, loop
 from bench.engine.loop import Settings, fit
 from bench.engine.report import Diverged, EpochReport
-from bench.engine.run import is_done, train_run
+from bench.engine.run import build, is_done, train_run
 from bench.engine.worker import Worker
 from bench.home import Home
 from bench.ledger import Ledger
@@ -426,3 +426,18 @@ def test_training_data_hold_no_test_row(tiny: Tiny) -> None:
     for table in tables:
         assert not test & set(table["record_id"])
     assert set(data.train.table["side"]) == {"train"} and set(data.validation.table["side"]) == {"validation"}
+
+
+def test_a_run_draws_other_weights_than_the_one_that_it_starts_from(ready: Ready) -> None:
+    """At one seed the head of the pretext and the head on top of its trunk would else be the same, to the trunk's liking."""
+    settings = {**ready.cell.settings, "weights": "pretext", "input_norm": "per_image", "norm": "none"}
+    budget = {key: value for key, value in ready.cell.budget.items() if key != "weights"}
+    cell = ready.cell.model_copy(update={"settings": settings, "budget": budget})
+    above = Ready(ready.home, cell, ready.prepared)
+    [below] = above.all_requirements(above.base, 1)
+    job = above.job(above.spec(above.base, seed=1), Path("unused")).model_copy(update={"requirements": {}})
+    heads = [build(one, ready.prepared).state_dict() for one in (job, below)]
+    shared = [key for key in heads[0] if key.startswith("head") and key.endswith("weight") and key in heads[1]]
+    assert shared and all(not torch.equal(heads[0][key], heads[1][key]) for key in shared)
+    again = build(job, ready.prepared).state_dict()
+    assert all(torch.equal(heads[0][key], again[key]) for key in again)

@@ -114,7 +114,9 @@ def build(job: Job, prepared: Prepared) -> Method:
     kind = models.load(spec.method)
     config = kind.Config.model_validate(spec.config)
     task = Task.of(spec.track, prepared.card.name, prepared.card.provides)
-    seed_torch(spec.seed, "init")
+    # A run and the one that it starts from may share a seed: with the same draws a new head would be the very one that
+    # the trunk was trained under, and no other seed would do as well.
+    seed_torch(spec.seed, "init", *sorted(spec.requirements))
     method: Method = kind(config, task)
     for name, folder in job.requirements.items():
         method.start_from(name, final_state(Path(folder)))
