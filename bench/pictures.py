@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from bench.config import Job
 from bench.engine.evaluate import sample_batch
@@ -17,7 +18,7 @@ from bench.home import Home
 from bench.leaderboard.collect import PICTURES
 from bench.metrics import Frame
 from bench.tracking import RunInfo, Tracker
-from data.errors import ConfigError
+from data.errors import ConfigError, DataError
 from data.samples import Samples
 
 PANELS = 6
@@ -102,8 +103,20 @@ def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path,
 
 
 def _job_file(home: Home, identity: str, kind: str) -> Path | None:
-    """The job.json of a finished run of that identity."""
+    """The job.json of a finished run of that identity. DataError where none is found and one cannot be read."""
+    damaged: list[Path] = []
     for path in sorted(home.checkpoints.glob("**/job.json")):
-        if Job.model_validate_json(path.read_text()).spec.identity == identity:
+        try:
+            job = Job.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            damaged.append(path)
+            continue
+        if job.spec.identity == identity:
             return path
+    if damaged:
+        raise DataError(
+            f"this run is not found, and {len(damaged)} job.json cannot be read",
+            str(damaged[0].relative_to(home.out)),
+            "delete that folder and run the command that made it again",
+        )
     return None

@@ -1,12 +1,14 @@
 """What `bench NAME` compares: a suite's YAML as a validated object, and the cells that it holds."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+import data
 import models
-from bench.config import Strict, canonical, read_yaml, resolve
+from bench.config import Strict, canonical, check_budget, group, nearest, read_yaml, resolve
 from data.errors import ConfigError
 from data.tracks import TRACKS
 
@@ -17,13 +19,15 @@ class Search(Strict):
     """How a method's settings are looked for; the same for every method of the suite."""
 
     trials: int = Field(default=3, ge=0)  # 0: no search, the published point (with the suite's settings) goes to final
-    seconds: float | None = None  # machine-seconds a sweep may spend, prerequisites included
+    seconds: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )  # machine-seconds a sweep may spend, prerequisites included
     scheduler: Literal["asha", "none"] = "asha"
     arm: Literal["tpe", "random"] = "tpe"
 
 
 class Final(Strict):
-    seeds: int = Field(default=5, ge=1)
+    seeds: int = Field(default=5, ge=1, le=999)  # 1, 2, 3... ; trials use 1000
     share_requirements: bool = False  # one pretext for all seeds; the row says so
 
 
@@ -32,17 +36,22 @@ class Primary(Strict):
 
     reference: str
     contrast: str
-    alpha: float = 0.05
+    alpha: float = Field(default=0.05, gt=0, lt=1)
 
 
 class CellGroup(Strict):
     """Methods to run on one data set and track."""
 
-    methods: list[str] | Literal["all"]
+    methods: Annotated[list[str], Field(min_length=1)] | Literal["all"]
     dataset: str
     track: str
     protocol: Literal["holdout"] = "holdout"  # kfold5 comes with the methods that report folds
     data: dict[str, Any] = Field(default_factory=dict)  # over the suite's
+
+    @property
+    def names(self) -> list[str]:
+        """Its methods."""
+        return list(models.names()) if self.methods == "all" else list(self.methods)
 
 
 class Nightly(Strict):
@@ -58,7 +67,7 @@ class Suite(Strict):
     search: Search = Search()
     final: Final = Final()
     primary: dict[str, Primary] = Field(default_factory=dict)
-    cells: list[CellGroup]
+    cells: list[CellGroup] = Field(min_length=1)
     nightly: Nightly = Nightly()
 
 
@@ -98,31 +107,63 @@ def read_suite(name: str) -> Suite:
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"no suite {name!r}", "SUITE", f"choose one of {', '.join(names())}, or give a YAML file")
-    suite = resolve(Suite, read_yaml(path), str(path.name))
-    for method in suite.settings:
-        if method not in models.names():
-            raise ConfigError(
-                f"settings for an unknown method {method!r}", path.name, f"methods: {', '.join(models.names())}"
-            )
+    suite = resolve(Suite, read_yaml(path), path.name)
+    _check(suite, path.name)
     return suite
+
+
+def _check(suite: Suite, file: str) -> None:
+    """ConfigError, naming file and key, for what cannot be meant: names that do not exist, a budget of no method, a
+    registered comparison of what the cells do not hold."""
+    for method in suite.settings:
+        _known("method", method, models.names(), f"{file}, settings")
+    check_budget(suite.budget, f"{file}, budget")
+    _cell_data(suite.data, f"{file}, data")
+    for number, one in enumerate(suite.cells):
+        where = f"{file}, cells.{number}"
+        for method in one.names:
+            _known("method", method, models.names(), f"{where}.methods")
+        _known("data set", one.dataset, data.names(), f"{where}.dataset")
+        _known("track", one.track, TRACKS, f"{where}.track")
+        _cell_data(one.data, f"{where}.data")
+    for track, primary in suite.primary.items():
+        _known("track", track, TRACKS, f"{file}, primary")
+        where = f"{file}, primary.{track}"
+        present = {method for one in suite.cells if one.track == track for method in one.names}
+        for key, method in (("reference", primary.reference), ("contrast", primary.contrast)):
+            _known("method", method, models.names(), f"{where}.{key}")
+            if method not in present:
+                do = f"name one of: {', '.join(sorted(present))}" if present else "add cells, or leave this track out"
+                raise ConfigError(f"{method} is in no cell of the track {track}", f"{where}.{key}", do)
+        if primary.reference == primary.contrast:
+            raise ConfigError(f"{primary.contrast} is compared with itself", where, "name two methods")
+
+
+def _known(noun: str, name: str, valid: Iterable[str], where: str) -> None:
+    if name not in (names := list(valid)):
+        raise ConfigError(f"no {noun} {name!r}", where, nearest(name, names))
+
+
+def _cell_data(given: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The reader's options, and `roi`, which goes to the methods."""
+    options = dict(given)
+    roi = group(options, "roi", where)
+    return options, roi
 
 
 def cells(suite: Suite) -> list[Cell]:
     """Every cell of a suite, in its order."""
     found: list[Cell] = []
-    for group in suite.cells:
-        if group.track not in TRACKS:
-            raise ConfigError(f"no track {group.track!r}", suite.name, f"choose one of: {', '.join(TRACKS)}")
-        data = {**suite.data, **group.data}
-        roi = data.pop("roi", {})
-        for method in models.names() if group.methods == "all" else group.methods:
+    for one in suite.cells:
+        options, roi = _cell_data({**suite.data, **one.data}, f"{suite.name}, data")
+        for method in one.names:
             found.append(
                 Cell(
                     method=method,
-                    dataset=group.dataset,
-                    track=group.track,
-                    protocol=group.protocol,
-                    options=data,
+                    dataset=one.dataset,
+                    track=one.track,
+                    protocol=one.protocol,
+                    options=options,
                     roi=roi,
                     budget=suite.budget,
                     settings=suite.settings.get(method, {}),

@@ -52,9 +52,7 @@ def reader(name: str) -> "Reader":
     if missing:
         raise ConfigError(f"a reader defines CARD, Options and records; {', '.join(missing)} missing", where, "mend it")
     if (named := getattr(module.CARD, "name", None)) != name:
-        raise ConfigError(
-            f"CARD.name is {named!r}, not {name!r}", where, "give card and data set the same name"
-        )
+        raise ConfigError(f"CARD.name is {named!r}, not {name!r}", where, "give card and data set the same name")
     return cast("Reader", module)
 
 

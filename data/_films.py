@@ -124,9 +124,7 @@ def work(film: Film, spec: PixelSpec | None, folder: Path | None, check: bool) -
 def _film_pixels(pixels: Pixels) -> np.ndarray:
     image = _read(pixels)
     if image.ndim != 2 or min(image.shape) < 8:
-        raise _BadPixelsError(
-            Problem.of(pixels, f"not a film: its pixels have the shape {image.shape}", "replace it")
-        )
+        raise _BadPixelsError(Problem.of(pixels, f"not a film: its pixels have the shape {image.shape}", "replace it"))
     low, high = image.min(), image.max()
     if not np.isfinite(low) or not np.isfinite(high):
         raise _BadPixelsError(Problem.of(pixels, "the film has grey values that are not numbers", "replace the file"))
@@ -194,9 +192,7 @@ def _decode(finding: Finding, record: Record, shape: tuple[int, ...], check: boo
             )
         )
     if mask is not None and extent is not None and not _overlap(box, extent):
-        raise _BadPixelsError(
-            Problem.of(finding.mask, f"the mask lies outside of its box {box}", "mend box or mask")
-        )
+        raise _BadPixelsError(Problem.of(finding.mask, f"the mask lies outside of its box {box}", "mend box or mask"))
     area = int(mask.sum()) if mask is not None else (box[2] - box[0]) * (box[3] - box[1])
     mask_hash, fine_hash = (_fingerprint(p) if check and p else "" for p in (finding.mask, finding.fine_mask))
     return _Decoded(finding, mask, fine, FindingFacts(finding.finding_id, box, area, mask_hash, fine_hash, clipped))

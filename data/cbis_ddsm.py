@@ -116,9 +116,7 @@ def _refuse_overlap(train: list[Row], test: list[Row]) -> None:
             raise LeakError(what, row.where, "keep the patient's rows in one of the two CSVs")
 
 
-def _report_strays(
-    files: Files, rows: list[Row], refused: dict[str, tuple[str, int]], report: Report
-) -> None:
+def _report_strays(files: Files, rows: list[Row], refused: dict[str, tuple[str, int]], report: Report) -> None:
     """Broken files that no usable row asks for: their folder names no series and no lesion of it. `refused`: folder or
     series -> CSV and row, of the rows that cannot be used."""
     places = {place for row in rows for place in (row.film, *row.lesion)}

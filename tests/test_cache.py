@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import types
@@ -212,9 +213,10 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capfd):
 
 def test_an_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MachineError, match="a file stands where a folder is needed") as error:
-        toy(tmp_path / "file" / "cache")
-    assert str(tmp_path / "file") in str(error.value)
+    for cache_dir in (tmp_path / "file" / "cache", tmp_path / "file"):
+        with pytest.raises(MachineError, match="a file stands where a folder is needed") as error:
+            toy(cache_dir)
+        assert str(tmp_path / "file") in str(error.value) and "move that file away" in error.value.do
 
 
 def test_the_key_follows_the_files_on_disk(tmp_path):
@@ -239,6 +241,58 @@ def test_the_key_follows_the_files_on_disk(tmp_path):
     assert cache._folder(reader, moved, toy_films.Options(), moved / "runs" / "cache").name == second  # type: ignore[arg-type]
     with pytest.raises(DataError, match="pass --data-root; elsewhere"):
         cache._folder(reader, tmp_path / "none", toy_films.Options(), tmp_path)  # type: ignore[arg-type]
+
+
+def test_links_to_nothing_count_and_pipes_do_not(tmp_path):
+    card = types.SimpleNamespace(name="x", version=1, needs_root=True, source="elsewhere")
+    reader = types.SimpleNamespace(CARD=card)
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "a.csv").write_text("1")
+
+    def key() -> str:
+        return cache._folder(reader, root, toy_films.Options(), tmp_path / "cache").name  # type: ignore[arg-type]
+
+    plain = key()
+    os.mkfifo(root / "pipe.dcm")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(root / "socket"))
+        assert key() == plain
+    (root / "b.csv").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root / "loop")
+    dangling = key()
+    assert dangling != plain
+    (tmp_path / "elsewhere").write_text("fetched at last")
+    assert key() not in (plain, dangling)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, Path.unlink])
+@pytest.mark.parametrize(
+    "file", ["table.parquet", "passport.json", "problems.json", "image.npy", "mask.npy", "rows.parquet"]
+)
+def test_damaged_work_is_named_and_made_again_once_it_is_deleted(tmp_path, file, damage):
+    prepared = toy(tmp_path / "c")
+    [path] = prepared.folder.rglob(file)
+    damage(path)
+
+    def use() -> int:
+        again = toy(tmp_path / "c")
+        return len(again.training(again.split(), INPUTS).train) + len(again.passport["problems"])
+
+    with pytest.raises(DataError, match="damaged or missing") as error:
+        use()
+    where = path.relative_to(tmp_path / "c")
+    assert error.value.where == where.as_posix() and f"delete the folder {where.parent} of the cache" in error.value.do
+    shutil.rmtree(path.parent)
+    assert use() > 20
 
 
 def test_options_are_checked():

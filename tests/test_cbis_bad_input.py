@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data._cbis_csv import COLUMNS, DENSITY_OF, MALIGNANT_OF, Refusal, margin_group, read_cells, read_row
+from data.cache import prepare
 from data.cbis_ddsm import Options, records
 from data.errors import DataError, LeakError
 from data.record import Record, Report
 from tests import cbis_tree
 from tests.cbis_tree import Tree, build
+from tests.cli import here
 
 TRAIN, TEST = cbis_tree.csv_name("train"), cbis_tree.csv_name("test")
 
@@ -195,6 +199,48 @@ def test_a_missing_csv(tree: Tree, split: str) -> None:
     assert the_line(tree.root).startswith(f"CSV is missing ({cbis_tree.csv_name(split)})")
 
 
+@pytest.mark.parametrize("twice", ["pathology", "side", "mass_margins"])
+def test_a_column_that_is_there_twice(tree: Tree, twice: str) -> None:
+    """By the same name, or by the names of both forms of the CSV."""
+    rows = cbis_tree.read_rows(tree.table("train"))
+    cbis_tree.write_rows(tree.table("train"), [[*rows[0], twice], *([*row, "MALIGNANT"] for row in rows[1:])])
+    line = the_line(tree.root)
+    assert f"({TRAIN}, header)" in line and line.startswith("2 columns for one thing") and repr(twice) in line
+
+
+def test_nul_bytes_in_a_csv(tree: Tree) -> None:
+    path = tree.table("train")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"P_00059", b"P_000\x0059", 1))
+    assert the_line(tree.root).startswith(f"the CSV holds NUL bytes ({TRAIN}, row ")
+    path.write_bytes(whole.decode().encode("utf-16-le"))
+    assert the_line(tree.root).startswith(f"the CSV holds NUL bytes ({TRAIN})")
+
+
+def test_a_patient_is_one_patient_in_either_case(tree: Tree) -> None:
+    before = [(record.patient_id, record.record_id) for record in read(tree.root)]
+    tree.edit("train", 2, "patient_id", "p_00001")
+    assert [(record.patient_id, record.record_id) for record in read(tree.root)] == before
+    tree.edit("test", 2, "patient_id", "p_00001")
+    tree.edit("test", 2, "abnormality id", "9")
+    with pytest.raises(LeakError, match=rf"\({TEST}, row 2\)"):
+        read_skipping(tree.root)
+
+
+@pytest.mark.parametrize(
+    ("text", "margin", "counted"),
+    [
+        ("SPICULATED-SPICULATED", "spiculated", "SPICULATED"),
+        ("ILL_DEFINED-ILL_DEFINED-ILL_DEFINED", "indistinct", "ILL_DEFINED"),
+        ("OBSCURED-OBSCURED", None, "OBSCURED"),
+        ("SPICULATED-OBSCURED-SPICULATED", None, "several margins"),
+    ],
+)
+def test_a_margin_that_is_said_twice_is_said_once(text: str, margin: str | None, counted: str) -> None:
+    row = read_row("f", 1, {**GOOD, "margins": text})
+    assert (row.margin, row.margin_text, margin_group(row.margin_text)) == (margin, text, counted)
+
+
 def test_two_csvs_that_differ(tree: Tree) -> None:
     shutil.copyfile(tree.table("train"), tree.root / TRAIN)
     tree.edit("train", 1, "assessment", "5")
@@ -315,6 +361,60 @@ def test_a_jpeg_named_dcm_that_no_row_names(tree: Tree) -> None:
     assert the_line(tree.root).startswith("not a DICOM file (lost/1-1.dcm)")
     found, report = read_skipping(tree.root)
     assert len(found) == 5 and report.left_out["file that is not DICOM"] == 1
+
+
+def test_a_broken_film_of_a_row_that_cannot_be_used_names_that_row(tree: Tree) -> None:
+    path = tree.file("00059_LEFT_CC", "film")
+    Image.new("L", (40, 40)).save(path, format="jpeg")
+    tree.edit("train", 3, "pathology", "benign")
+    _, report = read_skipping(tree.root)
+    row, film = report.problems
+    assert (row["file"], row["row"]) == (TRAIN, 3)
+    assert (film["file"], film["row"]) == (f"{path.relative_to(tree.root).as_posix()}, cited in {TRAIN}", 3)
+
+
+@pytest.mark.parametrize("kind", ["film", "mask"])
+def test_a_link_to_nothing(tree: Tree, kind: cbis_tree.Kind) -> None:
+    path = tree.file("00059_LEFT_CC", kind)
+    path.unlink()
+    path.symlink_to(tree.root / ".git" / "annex" / "gone")
+    (tree.root / "notes").symlink_to(tree.root / "gone")
+    line = the_line(tree.root)
+    assert path.relative_to(tree.root).as_posix() in line and f"file is missing ({TRAIN}, row 3)" in line
+    found, report = read_skipping(tree.root)
+    assert len(found) == 4 and report.left_out[f"{kind} cannot be used"] == 1
+    error = here("prepare", "cbis_ddsm", "--data-root", tree.root, "--out", tree.root.parent / "out", "--quiet").error
+    assert f"file is missing ({TRAIN}, row 3)" in error
+
+
+def test_a_csv_that_is_a_link_to_nothing(tree: Tree) -> None:
+    tree.table("test").unlink()
+    tree.table("test").symlink_to(tree.root / "gone")
+    assert the_line(tree.root).startswith(f"cannot read the CSV: No such file or directory ({TEST})")
+    error = here("prepare", "cbis_ddsm", "--data-root", tree.root, "--out", tree.root.parent / "out", "--quiet").error
+    assert f"({TEST})" in error
+
+
+def test_pipes_are_no_files(tree: Tree) -> None:
+    """To open one is to wait for ever."""
+    for name in ("pipe.dcm", "pipe", TRAIN):
+        (tree.root / "pipes").mkdir(exist_ok=True)
+        os.mkfifo(tree.root / "pipes" / name)
+    (tree.root / "linked.dcm").symlink_to(tree.root / "pipes" / "pipe")
+    assert len(read(tree.root)) == 5
+
+
+@pytest.mark.parametrize("kind", ["film", "mask"])
+def test_pixels_that_cannot_be_used_name_their_row(tree: Tree, kind: cbis_tree.Kind) -> None:
+    """What is found when pixels are decoded, in the message and in the list of problems."""
+    path = tree.file("00059_LEFT_CC", kind)
+    cbis_tree.rewrite(path, np.full((256, 160), 0, np.uint8 if kind == "mask" else np.uint16))
+    place = f"{path.relative_to(tree.root).as_posix()}, cited in {TRAIN}"
+    says = {"film": "one grey value", "mask": "the mask is empty"}[kind]
+    with pytest.raises(DataError, match=rf"{says}.* \({re.escape(place)}, row 3\)"):
+        prepare("cbis_ddsm", tree.root, {}, tree.root.parent / "cache")
+    [problem] = prepare("cbis_ddsm", tree.root, {}, tree.root.parent / "cache", skip_bad=True).passport["problems"]
+    assert (problem["file"], problem["row"]) == (place, 3)
 
 
 def test_a_dicom_without_an_image(tree: Tree) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from data.errors import ConfigError, DataError, LeakError
 from data.split import SIDES, Split, make_split
+from tests.cli import here
 
 
 def table(patients: int = 100, seed: int = 0, sides: bool = False) -> pd.DataFrame:
@@ -147,6 +148,26 @@ def test_what_cannot_be_split_says_why():
         make_split(table().assign(official_split=lambda t: np.where(t["patient"] == "p1", "dev", "train")))
     with pytest.raises(DataError, match="some films have no official side"):
         make_split(table().assign(official_split=lambda t: np.where(t["patient"] == "p1", "", "train")))
+
+
+@pytest.mark.parametrize(
+    ("found", "lacks"), [(("validation", "test"), "train"), (("train", "validation"), "test"), (("train",), "test")]
+)
+def test_films_of_one_official_side_are_never_dealt_out_anew(found, lacks):
+    rows = table(60).assign(official_split=lambda t: np.where(t["patient"] < "p3", found[0], found[-1]))
+    with pytest.raises(DataError, match=f"official sides without a film for {lacks}") as error:
+        make_split(rows)
+    assert "\n" not in str(error.value)
+    assert make_split(rows, "kfold5").source == "seeded"  # asked for, and said
+
+
+def test_a_phantom_without_training_exams_is_refused(tmp_path):
+    said = here(
+        "prepare", "phantom", "--out", tmp_path, "--quiet", *(
+            word for pair in ("exams.train=0", "exams.validation=8", "exams.test=8", "size=64") for word in ("--set", pair)
+        ),
+    )  # fmt: skip
+    assert "train" in said.error
 
 
 def test_the_manifest_is_written_once(tmp_path):
