@@ -212,18 +212,11 @@ def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
         "opened_before": entry[0]["opened_before"] if entry else 0,
         "reopened": plan.reopen or "",
         "forced": plan.force,
-        "grades": ",".join(_grades(ready)),
+        "grades": ",".join(grade for grade in ready.prepared.passport["grade"].split(", ") if grade != "full"),
         "reduced": "; ".join(_reduced(ready, job)),
         "ledger_entry": job.ledger_entry or "",
         "source": plan.source,
     }
-
-
-def _grades(ready: Ready) -> list[str]:
-    """What the data are, where that is less than the set as distributed: of the data set, or stated film by film."""
-    table = ready.prepared.table
-    stated = set(table["attr_grade"].dropna().astype(str)) if "attr_grade" in table.columns else set()
-    return sorted({ready.prepared.card.grade, *stated} - {"full", ""})
 
 
 def _reduced(ready: Ready, job: Job) -> list[str]:

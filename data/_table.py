@@ -166,7 +166,7 @@ def passport(
     return {
         "dataset": card.name,
         "version": card.version,
-        "grade": card.grade,
+        "grade": ", ".join(grades(card, table)),
         "options": options.model_dump(mode="json"),
         "records": len(films),
         "findings": int((table["finding_id"] != "").sum()),
@@ -184,6 +184,12 @@ def passport(
         "grey_high": _spread([fact.grey[1] for fact in decoded]),
         "data_hash": data_hash(card.name, table),
     }
+
+
+def grades(card: DataCard, table: pd.DataFrame) -> list[str]:
+    """What the data are (full, reduced, proxy, synthetic): as stated film by film, else by the data set."""
+    stated = set(table["attr_grade"].dropna().astype(str)) - {""} if "attr_grade" in table.columns else set()
+    return sorted(stated or {card.grade})
 
 
 def masks_shared(table: pd.DataFrame) -> int:
