@@ -4,7 +4,8 @@
 class UserError(Exception):
     """Something that the user, not the program, has to mend. Printed as `error: what (where); do`.
 
-    what: what happened. where: the file, row, key or flag; relative, never a patient id. do: what to do next.
+    what: what happened. where: the file, row, key or flag. A path is the data set's own, and may name a patient as it does: such lines are for
+    the terminal and `problems.json` of this machine, never for a record. do: what to do next.
     """
 
     def __init__(self, what: str, where: str, do: str) -> None:
