@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from pydantic import ValidationError
 
+import data
 from bench.config import Job
 from bench.engine.evaluate import sample_batch
 from bench.engine.run import open_data, opening_of, trained
@@ -22,7 +25,7 @@ from data.errors import ConfigError, DataError
 from data.samples import Samples
 
 PANELS = 6
-RULE = "chosen by rule: seeded, stratified by class and by right or wrong, so that errors are more frequent than in the whole side"
+RULE = "Cases chosen by rule: seeded, stratified by class and by right or wrong, so that errors are more frequent than on the whole side."
 
 
 def has_pictures(info: RunInfo, *, panels: bool) -> bool:
@@ -94,12 +97,24 @@ def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path,
     # the run's own precision, so that a panel shows the numbers of its frame
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=job.spec.bf16):
         drawn = method.explain(batch)
-    words = [Words.of(frame.predictions.iloc[row], frame.classes) for row in rows]
-    title = f"{job.spec.method}, {job.spec.track}: seed {job.spec.seed}"
+    words = [
+        replace(Words.of(frame.predictions.iloc[row], frame.classes), place=_place(samples.table.iloc[where[key]], job))
+        for row, key in zip(rows, keys, strict=True)
+    ]
+    made = " (generated films)" if data.reader(job.spec.dataset).CARD.grade == "synthetic" else ""
+    title = f"{job.spec.method}, {job.spec.track} on {job.spec.dataset}{made}: {frame.meta['side']} side, seed {job.spec.seed}"
     files = [draw_panels(drawn, folder / f"{job.spec.track}.png", title=title, words=words, note=RULE)]
     for name, panels in method.artifacts().items():
-        files.append(draw_gallery(panels, folder / f"{name}.png", title=f"{job.spec.method}: {name}"))
+        files.append(
+            draw_gallery(panels, folder / f"{name}.png", title=f"{job.spec.method}: {name}, seed {job.spec.seed}{made}")
+        )
     return files
+
+
+def _place(sample: pd.Series, job: Job) -> str:
+    """How large the region is and where on its film, which the picture alone does not tell."""
+    x0, y0, x1, y1 = (round(float(sample[name])) for name in ("wx0", "wy0", "wx1", "wy1"))
+    return f"region {x1 - x0} x {y1 - y0} px at ({x0}, {y0}) of a film of {sample['width']} x {sample['height']} px"
 
 
 def _job_file(home: Home, identity: str, kind: str) -> Path | None:

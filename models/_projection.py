@@ -27,6 +27,7 @@ class Patch:
     key: Key
     vector_C: Tensor
     image_SS: Tensor | None = None  # uint8
+    mask_SS: Tensor | None = None  # uint8; 0 everywhere where the image has no mask
     map_hw: Tensor | None = None  # the prototype's similarity map before projection
 
 

@@ -45,6 +45,7 @@ class _PrototypeNet(Method):
     source_place: Tensor
     source_distance: Tensor
     source_image: Tensor
+    source_mask: Tensor
     source_map: Tensor
     source_box: Tensor
     malignancy_weight: Tensor
@@ -75,6 +76,7 @@ class _PrototypeNet(Method):
             "source_distance", torch.full((m,), float("nan"))
         )  # of the prototype before its projection
         self.register_buffer("source_image", torch.zeros(m, config.size, config.size, dtype=torch.uint8))
+        self.register_buffer("source_mask", torch.zeros(m, config.size, config.size, dtype=torch.uint8))
         self.register_buffer(
             "source_map", torch.zeros(m, side, side)
         )  # the projected prototype's similarity on its source
@@ -241,15 +243,17 @@ class _PrototypeNet(Method):
                 if self.active[j] and (j not in best or patch.key < best[j].key):
                     d = proto.distances(z[position : position + 1], patch.vector_C[None], c.distance)
                     patch.map_hw = proto.similarity(d)[0, 0].cpu()
-                    patch.image_SS = (batch.image[position, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+                    patch.image_SS = _grey(batch.image[position, 0])
+                    patch.mask_SS = _grey(batch.mask[position, 0] * batch.has_mask[position])
                     patch.vector_C = patch.vector_C.cpu()
                     best[j] = patch
         for j, patch in projection.reduce_patches(context.gather(best)).items():
-            assert patch.map_hw is not None and patch.image_SS is not None
+            assert patch.map_hw is not None and patch.image_SS is not None and patch.mask_SS is not None
             self.prototypes[j] = patch.vector_C.float().to(self.prototypes)
             self.source_place[j] = torch.tensor(patch.key[1:])
             self.source_distance[j] = patch.key[0]
             self.source_image[j] = patch.image_SS.to(self.source_image.device)
+            self.source_mask[j] = patch.mask_SS.to(self.source_mask.device)
             self.source_map[j] = patch.map_hw.to(self.source_map)
             self.source_box[j] = torch.tensor(projection.activation_box(patch.map_hw, c.size))
 
@@ -348,6 +352,11 @@ def stretches(joint_epochs: int, push_every: int) -> list[int]:
     10, 10, 10, that is projections after epochs 10, 20, 30, 40 and 50 of a run with 10 warm epochs."""
     first = (joint_epochs - 1) % push_every + 1
     return [first] + [push_every] * ((joint_epochs - first) // push_every)
+
+
+def _grey(picture_HW: Tensor) -> Tensor:
+    """[0, 1] as uint8 on the CPU."""
+    return (picture_HW.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
 def _in_table_order(context: Context, parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3  # prototypes in an explanation
 UNKNOWN = -1
+DARK = 5  # of 255: black film
 
 
 @dataclass
@@ -34,51 +35,89 @@ class Seen:
 
 def case(net: _PrototypeNet, batch: Batch, seen: Seen, i: int) -> list[Panel]:
     """Sample i of the batch: the image, then for each of the prototypes that spoke most for the predicted class its map
-    over the image, and the training patch that it is."""
+    over the image, and the training image that it was copied from; last, what spoke most against the class."""
     image = batch.image[i, 0].float().cpu().numpy()
     outline = batch.mask[i, 0].float().cpu().numpy() if bool(batch.has_mask[i]) else None
     kind = int(seen.logits[i].argmax())
-    weight = net.h1.weight[kind]
+    contributions = seen.scores[i] * net.h1.weight[kind] * net.active
     own = (net.active & (net.classes == kind)).nonzero()[:, 0]
-    order = own[(seen.scores[i, own] * weight[own]).argsort(descending=True)]
-    logit = float(seen.logits[i, kind])
-    shown = float((seen.scores[i, order[:SHOWN]] * weight[order[:SHOWN]]).sum())
-    said = f"logit {logit:.2f} = {shown:.2f} of the prototypes shown, {logit - shown:+.2f} of all others"
-    row = [Panel(f"network says {net.task.classes[kind]}", image, outline=outline, caption=said)]
-    for j in order[:SHOWN].tolist():
-        score, w = float(seen.scores[i, j]), float(weight[j])
-        caption = f"similarity {score:.2f} x weight {w:.2f} = {score * w:.2f}"
-        heat = scale01(proto.similarity(seen.d[i, j])).float().cpu().numpy()
+    order = own[contributions[own].argsort(descending=True)][:SHOWN]
+    logit, shown = float(seen.logits[i, kind]), float(contributions[order].sum())
+    said = ", ".join(f"{name} {float(seen.logits[i, k]):.2f}" for k, name in enumerate(net.task.classes))
+    against = int(contributions.argmin())
+    caption = (
+        f"logits: {said}. {net.task.classes[kind]}: {shown:.2f} of the prototypes shown, {logit - shown:+.2f} of all "
+        f"others; most against it: prototype {against} ({_kind(net, against)}), {float(contributions[against]):+.2f}"
+    )
+    row = [Panel(f"network says {net.task.classes[kind]}", image, caption=caption)]  # nothing drawn over it
+    for j in order.tolist():
+        s_hw = proto.similarity(seen.d[i, j])
+        score, w = float(seen.scores[i, j]), float(net.h1.weight[kind, j])
+        caption = (
+            f"similarity {score:.2f} x weight {w:.2f} = {score * w:.2f}; "
+            f"map from {float(s_hw.min()):.2f} to {float(s_hw.max()):.2f}"
+        )
+        heat = scale01(s_hw).float().cpu().numpy()
         row += [Panel(f"like prototype {j}?", image, map=heat, outline=outline, caption=caption), source(net, j)]
     return row
 
 
 def source(net: _PrototypeNet, j: int) -> Panel:
-    """Prototype j as the training patch that it is: its source image, and the cell that it was copied from."""
+    """Prototype j on the training image that it was copied from: the cell of the latent map, and the lesion."""
     image = _image(net, j)
     row, y, x = net.source_place[j].tolist()
     if row == UNKNOWN:
         return Panel(f"prototype {j}: not projected", image)
-    cell = net.config.size / net.source_map.shape[1]
-    k = net.config.topk_k
-    own = float(net.source_map[j].flatten().topk(k).values.mean())  # pooled as `similarity` of a case is
+    side = net.config.size / net.source_map.shape[1]
+    box = (x * side, y * side, (x + 1) * side, (y + 1) * side)
+    own = float(
+        net.source_map[j].flatten().topk(net.config.topk_k).values.mean()
+    )  # pooled as `similarity` of a case is
     return Panel(
-        f"prototype {j}: {net.task.classes[int(net.classes[j])]}",
+        f"prototype {j}: {_kind(net, j)}",
         image,
-        box=(x * cell, y * cell, (x + 1) * cell, (y + 1) * cell),
-        caption=f"training row {row}, its cell dashed; similarity to its own source {own:.2f}",
+        outline=_mask(net, j),
+        box=box,
+        caption=f"training row {row}. Dashed: {_where(net, j, box)}; it depends on {_seen_by_cell(net)}. "
+        f"Similarity to this image {own:.2f}",
     )
 
 
 def source_map(net: _PrototypeNet, j: int) -> Panel:
-    """Where prototype j fires in its own source; the box around the highest 5 %, as the authors' code draws it."""
+    """Where prototype j fires in its own source."""
     image = _image(net, j)
     if int(net.source_place[j, 0]) == UNKNOWN:
         return Panel(f"prototype {j}: not projected", image)
-    x0, y0, x1, y1 = (float(v) for v in net.source_box[j].tolist())
-    heat = scale01(net.source_map[j]).float().cpu().numpy()
-    caption = "dashed: around all of the map's highest 5 %, wherever they lie"
-    return Panel(f"prototype {j} on its source", image, map=heat, box=(x0, y0, x1, y1), caption=caption)
+    s_hw = net.source_map[j]
+    caption = f"map from {float(s_hw.min()):.2f} to {float(s_hw.max()):.2f}"
+    heat = scale01(s_hw).float().cpu().numpy()
+    return Panel(f"prototype {j} on its source", image, map=heat, outline=_mask(net, j), caption=caption)
+
+
+def _kind(net: _PrototypeNet, j: int) -> str:
+    return net.task.classes[int(net.classes[j])]
+
+
+def _where(net: _PrototypeNet, j: int, box: tuple[float, float, float, float]) -> str:
+    """What lies in the prototype's cell, of its source: a prototype beside the lesion must not pass for one on it."""
+    rows, columns = slice(round(box[1]), round(box[3])), slice(round(box[0]), round(box[2]))
+    if not bool((net.source_mask[j] > 0).any()):
+        return "its cell (the image has no mask)"
+    share = float((net.source_mask[j, rows, columns] > 127).float().mean())
+    dark = float((net.source_image[j, rows, columns] < DARK).float().mean())
+    place = "outside the breast" if dark > 0.5 else "beside the lesion" if share == 0 else f"{share:.0%} lesion"
+    return f"its cell, {place}"
+
+
+def _seen_by_cell(net: _PrototypeNet) -> str:
+    """How much of the input one cell depends on: where a cell sits is not all that it saw."""
+    field, size = net.trunk.receptive_field, net.config.size
+    return "the whole picture" if field >= size else f"{field} x {field} of {size} x {size} pixels around it"
+
+
+def _mask(net: _PrototypeNet, j: int) -> np.ndarray | None:
+    mask = np.asarray(net.source_mask[j].cpu().numpy().astype(np.float32) / 255)
+    return mask if mask.any() else None
 
 
 def _image(net: _PrototypeNet, j: int) -> np.ndarray:

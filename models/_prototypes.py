@@ -38,8 +38,14 @@ def squared_distances(z_BChw: Tensor, p_MC: Tensor) -> Tensor:
 
     z^2 - 2 z p + p^2 loses all digits where the distance is small beside the vectors (in float32 at C = 512 a patch came
     out 0.008 from itself), so such values are taken again from the differences. Gradients pass through the first form,
-    whose derivative 2 (p - z) is right everywhere.
+    whose derivative 2 (p - z) is right everywhere. Never in half precision, whatever the caller runs in: there the
+    product alone puts a patch up to 0.4 away from itself.
     """
+    with torch.autocast(z_BChw.device.type, enabled=False):
+        return _squared_distances(z_BChw, p_MC)
+
+
+def _squared_distances(z_BChw: Tensor, p_MC: Tensor) -> Tensor:
     z_BCN = z_BChw.flatten(2)
     z2_B1N = z_BCN.square().sum(dim=1, keepdim=True)
     p2_M1 = p_MC.square().sum(dim=1, keepdim=True)

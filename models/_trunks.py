@@ -64,7 +64,7 @@ class Trunk(nn.Module):
 
     def __init__(self, width: float, blocks: int, norm: Literal["none", "batch"], input_norm: InputNorm) -> None:
         super().__init__()
-        layout = _layout(width, blocks)
+        self.layout = layout = _layout(width, blocks)
         self.features = make_layers(layout, batch_norm=norm == "batch")
         self.norm, self.input_norm, self.blocks = norm, input_norm, blocks
         self.out_channels = int(layout[-1])
@@ -76,6 +76,17 @@ class Trunk(nn.Module):
     def forward(self, image_B1HW: Tensor, input_norm: InputNorm | None = None) -> Tensor:
         x: Tensor = self.features(normalise(image_B1HW, input_norm or self.input_norm))
         return x
+
+    @property
+    def receptive_field(self) -> int:
+        """Side of the square of input pixels that one cell of the map depends on."""
+        field, step = 1, 1
+        for layer in self.layout:
+            if layer == "M":
+                field, step = field + step, 2 * step
+            else:
+                field += 2 * step
+        return field
 
     def map_size(self, size: int) -> int:
         """Cells along one side of the map of a square input."""

@@ -307,7 +307,7 @@ class Method(nn.Module):
             image = batch.image[i, 0].float().cpu().numpy()
             outline = batch.mask[i, 0].float().cpu().numpy() if bool(batch.has_mask[i]) else None
             name = self.task.classes[int(predicted[i])]
-            row = [Panel("image", image, outline=outline)]
+            row = [Panel("image", image)]  # nothing drawn over what a reader is to judge
             for key, value in maps.items():
                 row.append(Panel(f"{key}: {name}", image, map=scale01(value[i]).float().cpu().numpy(), outline=outline))
             rows.append(row)

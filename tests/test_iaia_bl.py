@@ -256,7 +256,7 @@ def test_a_whole_run_explains_itself() -> None:
     rows = method.explain(batch)
     assert len(rows) == 3
     for row in rows:
-        assert row[0].outline is not None
+        assert row[0].outline is None and row[1].outline is not None  # the first one is the bare image
         prototype, source = row[1], row[2]
         assert " x weight " in prototype.caption
         assert source.box is not None

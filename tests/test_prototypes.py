@@ -262,3 +262,21 @@ def test_projected_prototypes_are_patches_and_carry_their_source() -> None:
         assert float(method.source_map[j].max()) == pytest.approx(9.2103, abs=1e-3)
         shown = method.source_image[j].float() / 255
         assert float((shown - source.image[row % 6, 0]).abs().max()) < 1 / 255
+
+
+def test_a_patch_is_at_distance_0_from_itself_in_half_precision_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.rand(4, 64, 8, 8, generator=generator)
+    prototypes = z[:, :, 3, 5].clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        own = proto.distances(z, prototypes, "l2")[range(4), range(4), 3, 5]
+    assert float(own.max()) < 1e-6
+    assert own.dtype == torch.float32
+
+
+def test_similarity_to_the_own_source_is_the_highest_under_autocast() -> None:
+    method = toy_method("protopnet", topk_k=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        method.project(ToyContext([toy_batch(6, seed=s, first_row=6 * s) for s in range(3)]))
+    highest = method.source_map.flatten(1).max(dim=1).values
+    assert torch.allclose(highest, proto.similarity(torch.zeros(())).expand_as(highest), atol=1e-2)

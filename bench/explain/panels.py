@@ -6,6 +6,7 @@ Shapes: H W pixels of the method's input, h w cells of a map.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bench.metrics.explain import most_active, precision, upsample
 from data.errors import MachineError
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Words:
     truth: str = ""
     predicted: str = ""
     probability: float | None = None
+    place: str = ""  # size and place of the region on its film
 
     @classmethod
     def of(cls, row: pd.Series, classes: Sequence[str]) -> Words:
@@ -58,7 +61,8 @@ class Words:
         verdict = ""
         if self.truth not in ("", "unknown") and self.predicted:
             verdict = "correct" if self.truth == self.predicted else WRONG
-        return [line for line in (where, self.truth and f"truth: {self.truth}", said, verdict, self.record) if line]
+        small = [*textwrap.wrap(self.place, 30), self.record]
+        return [line for line in (where, self.truth and f"truth: {self.truth}", said, verdict, *small) if line]
 
 
 def draw_panels(
@@ -84,7 +88,7 @@ def draw_panels(
             box = (left + j * CELL + 0.05, top - 0.2 - (CELL - 0.1), CELL - 0.1, CELL - 0.1)
             _picture(figure.add_axes(_share(box, size)), panel)
         top -= pitch
-    _frame(figure, size, title, note, any(p.map is not None for row in rows for p in row))
+    _frame(figure, size, title, note, [panel for row in rows for panel in row])
     return _save(figure, path)
 
 
@@ -103,10 +107,11 @@ def _picture(axes: Axes, panel: Panel) -> None:
     if panel.map is not None:
         shown = np.clip(np.nan_to_num(np.asarray(panel.map, dtype=float)), 0, 1)
         # One opacity for the whole map, so that a colour means the same everywhere, as the colour bar says.
-        axes.imshow(shown, cmap=COLOURS, vmin=0, vmax=1, extent=extent, interpolation="bilinear", alpha=ALPHA)
+        # cells as they are: smoothing would show an accuracy that the map does not have
+        axes.imshow(shown, cmap=COLOURS, vmin=0, vmax=1, extent=extent, interpolation="nearest", alpha=ALPHA)
     if panel.outline is not None and np.any(panel.outline > 0.5) and not np.all(panel.outline > 0.5):
         grid = (np.arange(width) + 0.5, np.arange(height) + 0.5)
-        for colour, thick in ((HALO, 1.8), (OUTLINE, 0.9)):
+        for colour, thick in ((HALO, 1.2), (OUTLINE, 0.6)):
             axes.contour(*grid, panel.outline, levels=[0.5], colors=[colour], linewidths=[thick])
     if panel.box is not None:
         x0, y0, x1, y1 = panel.box
@@ -121,12 +126,15 @@ def _picture(axes: Axes, panel: Panel) -> None:
 
 
 def _below(panel: Panel) -> str:
-    cells = ""
-    if panel.map is not None:
-        flat = not np.ptp(panel.map) >= 1e-6  # a map of NaN too
-        cells = f"map of {panel.map.shape[0]} x {panel.map.shape[1]} cells" + (
-            ", all alike: it shows nothing" if flat else ""
-        )
+    if panel.map is None:
+        return panel.caption
+    cells = f"map of {panel.map.shape[0]} x {panel.map.shape[1]} cells"
+    if not np.ptp(panel.map) >= 1e-6:  # a map of NaN too
+        cells += ", all alike: it shows nothing"
+    elif panel.outline is not None and np.any(panel.outline > 0):
+        top = most_active(upsample(np.asarray(panel.map, dtype=float)[None], panel.outline.shape))
+        share = float(precision(top, panel.outline[None])[0])
+        cells += f"; of its top 5 %, {share:.0%} on the lesion, which covers {float(panel.outline.mean()):.0%}"
     return "; ".join(part for part in (panel.caption, cells) if part)
 
 
@@ -135,37 +143,41 @@ def _lines_of(panel: Panel) -> int:
 
 
 def _wrapped(text: str, width: int) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, width)) if text else ""
 
 
 def _words(figure: Figure, words: Words, x: float, y: float, size: tuple[float, float]) -> None:
     for i, line in enumerate(words.lines()):
         weight = "bold" if line == WRONG else "normal"
-        small = line == words.record
+        small = line == words.record or line in words.place
         figure.text(
             x / size[0], (y - 0.17 * i) / size[1], line, fontsize=6 if small else 8, va="top", weight=weight,
             color="#59636e" if small else "black",
         )  # fmt: skip
 
 
-def _frame(figure: Figure, size: tuple[float, float], title: str, note: str, with_maps: bool) -> None:
+def _frame(figure: Figure, size: tuple[float, float], title: str, note: str, panels: Sequence[Panel]) -> None:
     """Title above, colour bar at the right, warning and reading rules below."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    figure.text(0.15 / size[0], 1 - 0.3 / size[1], title, fontsize=11, weight="bold", va="center")
-    rules = ["Images lie as stored, not flipped; one grey scale for all, that of the network's input."]
-    rules.append("Solid line: the annotated lesion. Dashed: the part named below it.")
-    if with_maps:
+    figure.text(0.15 / size[0], 1 - 0.24 / size[1], title, fontsize=11, weight="bold", va="center")
+    figure.text(0.15 / size[0], 1 - 0.42 / size[1], WARNING, fontsize=9, weight="bold", va="center", color="#8a1c1c")
+    rules = [
+        "Images lie as stored, not flipped. Grey: 0.5-99.5 % of each film, clipped; the network may normalise further."
+    ]
+    if any(panel.outline is not None for panel in panels):
+        rules.append("Solid line: the annotated lesion.")
+    if any(panel.box is not None for panel in panels):
+        rules.append("Dashed: the part named below it.")
+    if any(panel.map is not None for panel in panels):
         axes = figure.add_axes(_share((size[0] - 0.62, size[1] - 0.85 - (CELL - 0.1), 0.12, CELL - 0.1), size))
         bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), cax=axes, ticks=[0, 0.5, 1], alpha=ALPHA)
         axes.set_facecolor("0.4")  # the colours as they look over tissue
         bar.ax.tick_params(labelsize=7)
         bar.set_label("map, each scaled to its own range", fontsize=7)
-        rules.append("A map's 1 is its own maximum: colours do not compare between maps. Between cells it is smoothed.")
-    text = "\n".join([f"{WARNING} {note}".strip(), " ".join(rules[:2]), *rules[2:]])
+        rules.append("A map's 1 is its own maximum: colours do not compare between maps.")
+    text = "\n".join(part for part in (note, " ".join(rules)) if part)
     figure.text(0.15 / size[0], 0.12 / size[1], text, fontsize=7, va="bottom", color="#333333")
 
 

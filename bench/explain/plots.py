@@ -38,7 +38,7 @@ def roc_table(frame: Frame) -> pd.DataFrame:
 
 def plot_roc(frame: Frame) -> Figure:
     """One curve per class against the rest, its AUROC with the interval in the legend."""
-    figure, axes = _axes((5.4, 5.6))
+    figure, axes = _axes((5.4, 6.4), low=0.3)
     table, found = roc_table(frame), quick(frame)
     for (name, points), (colour, dash) in zip(table.groupby("class", sort=False), STYLES, strict=False):
         estimate = found.get(f"auroc_{name}") or found.get("auroc_mean")
@@ -48,7 +48,11 @@ def plot_roc(frame: Frame) -> Figure:
         )  # fmt: skip
     axes.plot([0, 1], [0, 1], color="#999999", lw=0.8, label="chance: 0.5")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="false positive rate", ylabel="true positive rate")
-    axes.legend(loc="lower right", fontsize=8, title="AUROC against the rest (95 % interval)", title_fontsize=8)
+    # below the axes: within them it would lie on a curve, and on a bad one first
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.11), fontsize=8, title="AUROC against the rest (95 % interval)",
+        title_fontsize=8, ncols=2, frameon=False,
+    )  # fmt: skip
     mean = f"Mean AUROC {_estimate(found.get('auroc_mean'))}. " if len(frame.classes) > 2 else ""
     _caption(figure, axes, frame, "ROC", mean, found.get("auroc_mean"))
     return figure
@@ -89,17 +93,19 @@ def _curves(frame: Frame) -> list[int]:
     return list(range(len(frame.classes))) if len(frame.classes) > 2 else [1]
 
 
-def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
+def _axes(size: tuple[float, float], low: float = 0.21) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, facecolor="white")
-    return figure, figure.add_axes((0.14, 0.21, 0.81, 0.7))
+    return figure, figure.add_axes((0.14, low, 0.81, 0.91 - low))
 
 
 def _caption(figure: Any, axes: Any, frame: Frame, what: str, lead: str, estimate: Estimate | None) -> None:
     rows, meta = frame.labelled(), frame.meta
     axes.set_title(
-        f"{what}: {meta.get('method', 'method')} on {meta.get('dataset', 'data')}, {frame.track}", fontsize=10
+        f"{what}: {meta.get('method', 'method')} on {meta.get('dataset', 'data')}, {frame.track}, "
+        f"seed {', '.join(map(str, frame.seeds))}",
+        fontsize=10,
     )
     counts = f"n = {len(rows.predictions)} rows of {rows.predictions['patient'].nunique()} patients"
     seeds = f"{len(frame.seeds)} seed ({', '.join(map(str, frame.seeds))})"
