@@ -100,6 +100,11 @@ def test_no_page_speaks_of_where_it_was_written(path: Path) -> None:
     assert not PRIVATE.findall(path.read_text(encoding="utf-8"))
 
 
+@each(PAGES)
+def test_every_page_says_what_it_is_not_for(path: Path) -> None:
+    assert "not for clinical use" in path.read_text(encoding="utf-8").lower()
+
+
 # ---- commands -------------------------------------------------------------------------------------------------------
 def command_lines() -> Iterator[tuple[str, str]]:
     for path in PAGES:

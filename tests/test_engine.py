@@ -91,7 +91,9 @@ def test_a_truncated_checkpoint_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint at all"):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"checkpoint cannot be read \(.*checkpoint\.pt\); delete that folder") as error:
+        with pytest.raises(
+            DataError, match=r"checkpoint cannot be read \(.*checkpoint\.pt\); delete that folder"
+        ) as error:
             checkpoint.read(tmp_path, method, torch.device("cpu"))
         assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value)
 

@@ -232,6 +232,33 @@ def test_rows_outside_the_labels_and_missing_intervals_are_badged() -> None:
     assert found["MB012"].meaning == "scores do not vary"
 
 
+def test_a_failed_training_is_named_whatever_it_is_compared_with() -> None:
+    low = Estimate(0.366, 0.078, 0.798, 300, "logit t")
+    search = {"id": "s", "trials": 3, "seconds": 1.0, "best": 0.966}
+    runs = [replace(run, search=search, spec={**run.spec, "track": "margin"}) for run in five("vgg16", 1.0)]
+    found = {b.code: b for b in badges.badges_of(runs, 5, {}, low)}
+    assert found["MB017"].label == "below chance"
+    assert "saw 0.966 on validation, the test gives 0.366" in found["MB018"].meaning
+    elsewhere = [
+        replace(run, spec={**run.spec, "track": "malignancy"}) for run in runs
+    ]  # its search was on another track
+    assert "MB018" not in {b.code for b in badges.badges_of(elsewhere, 5, {}, low)}
+    good = {b.code for b in badges.badges_of(runs, 5, {}, Estimate(0.95, 0.9, 0.97, 300, "logit t"))}
+    assert not good & {"MB017", "MB018"}
+
+
+def test_a_map_stands_beside_the_best_blind_one() -> None:
+    row = row_of(make_board(), "vgg16")
+    row.metrics |= {
+        "activation_precision_lesion": Estimate(0.4, 0.3, 0.5, 300, "bca"),
+        "mask_share_lesion": Estimate(0.27, 0.26, 0.28, 300, "bca"),
+        "blind_centre_lesion": Estimate(0.99, 0.98, 1.0, 300, "bca"),
+    }
+    best = page.estimate_of(row, "best_blind_lesion")
+    assert best is not None and (best.note, best.value) == ("centre", 0.99)
+    assert "best_blind_lesion" in page.shown_metrics([row])
+
+
 def badge_of(board: Board, method: str, code: str) -> str | None:
     """What the badge of that code says in the method's row; None: it has none."""
     return next((badge.meaning for badge in row_of(board, method).badges if badge.code == code), None)
@@ -322,8 +349,8 @@ def test_final_runs_are_collected_from_the_record(tmp_path: Path, monkeypatch: p
         frame_of("margin", seed, 1.0).save(tmp_path / "frames" / "test-margin")
         tracker.artifact(run, tmp_path / "frames", "frames")
         tracker.json(run, measure_references(samples(), frame_of("margin", seed, 1.0)), "references-margin.json")
-        (tmp_path / "case.png").write_bytes(b"png")
-        tracker.artifact(run, tmp_path / "case.png", "panels")
+        (tmp_path / "margin.png").write_bytes(b"png")
+        tracker.artifact(run, tmp_path / "margin.png", "panels")
         tracker.finish(run, "complete")
     runs = collect(tracker, page_folder=tmp_path / "leaderboard")
     made_board = build_board(runs)

@@ -26,7 +26,11 @@ CODES: dict[str, str] = {
     "MB014": "The effective batch changed during training (out of memory, or another number of workers).",
     "MB015": "More search, or another size or width, than another row of the table had: the comparison is not at equal budget.",
     "MB016": "Rows of the same split that rest on other test rows stand in another table, and are not compared with this one.",
+    "MB017": "The primary metric lies below guessing: these trainings have failed, whatever a comparison with them says.",
+    "MB018": "The test value lies far below what the search for these settings saw on validation: the search did not carry over.",
 }
+GUESSING = 0.5  # of the AUROC that every track has as its primary metric
+FALL = 0.1  # more than a validation set's optimism explains
 _GRADES = {
     "synthetic": ("synthetic data", "the mammograms are generated; the ceiling row tells what could be reached"),
     "reduced": ("reduced data", "the films are resampled or re-wrapped, not the set as distributed"),
@@ -43,6 +47,14 @@ def badges_of(runs: Sequence[SeedRun], asked: int, facts: Mapping[str, Any], pri
     if flagged > 0:
         meaning = f"{flagged:.0%} of the test rows lie outside the classes that the method knows"
         found.append(Badge("MB011", f"{flagged:.0%} outside labels", meaning))
+    value = primary.value if primary is not None else None
+    if value is not None and value < GUESSING:
+        found.append(Badge("MB017", "below chance", CODES["MB017"]))
+    searched = [run for run in runs if run.track == run.spec.get("track") and run.search.get("best") is not None]
+    seen = max((float(run.search["best"]) for run in searched), default=None)
+    if value is not None and seen is not None and seen - value > FALL:
+        meaning = f"the search for these settings saw {seen:.3f} on validation, the test gives {value:.3f}"
+        found.append(Badge("MB018", "fell from search", meaning))
     if primary is not None and (primary.low is None or primary.high is None):
         found.append(Badge("MB012", "no interval", primary.note or CODES["MB012"]))
     return found

@@ -19,6 +19,7 @@ from bench.metrics import Frame
 from bench.tracking import Tracker
 from bench.tracking_values import RunInfo
 from data.errors import DataError
+from data.tracks import TRACKS
 
 COST = "cost/machine_seconds"
 PICTURES = "panels"  # folder of explanation panels among a run's artifacts
@@ -54,7 +55,7 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
                     search=searches.get(sweep, {}),
                     facts=_facts(info, spec),
                     references=_json(tracker, info, ARTIFACT.format(track=track)) or {},
-                    pictures=tuple(_pictures(info, page_folder)),
+                    pictures=tuple(_pictures(info, page_folder, track)),
                     stamp=_stamp(frame) if frame is not None and frame.is_dir() else "",
                 )
             )
@@ -126,6 +127,7 @@ def _search(tracker: Tracker, sweep: str) -> dict[str, Any]:
     return {
         "id": sweep,
         "trials": len({trial.identity for trial in trials}),
+        "best": tracker.run(sweep).metrics.get("best/validation/auroc_mean"),
         "seconds": sum(trial.metrics.get(COST, 0.0) for trial in trials),
     }
 
@@ -148,12 +150,19 @@ def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pictures(info: RunInfo, page_folder: Path | None) -> Iterator[str]:
-    """Panels of a run as paths relative to the page, where both lie on this machine."""
+def _pictures(info: RunInfo, page_folder: Path | None, track: str) -> Iterator[str]:
+    """Panels, galleries and plots of a run on this track as paths relative to the page, where both lie on this machine.
+
+    Of a run whose panels are drawn: one seed's plots beside them are enough.
+    """
     if page_folder is None or info.artifacts is None:
         return
-    folder = info.artifacts / PICTURES
-    for path in sorted(folder.glob("*.png")) if folder.is_dir() else ():
+    panels = sorted((info.artifacts / PICTURES).glob("*.png"))
+    if not panels:
+        return
+    here = [path for path in panels if path.stem == track or path.stem not in TRACKS]
+    mine = here if any(path.stem == track for path in here) else []
+    for path in [*mine, *sorted((info.artifacts / "plots" / track).glob("*.svg"))]:
         yield relative(path, page_folder)
 
 

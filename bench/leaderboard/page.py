@@ -7,6 +7,7 @@ import json
 import os
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from bench.metrics import METRICS, Estimate
 from data.errors import MachineError
 from data.tracks import TRACKS
 
-LESION = ("activation_precision_lesion", "activation_precision_lesion_predicted", "mask_share_lesion")
+LESION = ("activation_precision_lesion", "activation_precision_lesion_predicted", "best_blind_lesion")
 # Columns beside the primary metric, a map's share on the mask always beside what a blind map gets; shown where a row of the table has them.
 SHOWN = {
     "margin": (
-        *("kappa", "accuracy", "activation_precision_lesion", "mask_share_lesion"),
-        *("activation_precision_fine", "mask_share_fine"),
+        *("kappa", "accuracy", "activation_precision_lesion", "best_blind_lesion"),
+        *("activation_precision_fine", "best_blind_fine"),
     ),
     "malignancy": ("accuracy", *LESION),
     "detection": ("accuracy", *LESION),
@@ -33,15 +34,20 @@ TITLES = {
     "accuracy": "accuracy",
     "activation_precision_lesion": "map on lesion",
     "activation_precision_lesion_predicted": "map of predicted class on lesion",
-    "mask_share_lesion": "blind map on lesion",
-    "mask_share_fine": "blind map on fine annotation",
+    "best_blind_lesion": "best blind map on lesion",
+    "best_blind_fine": "best blind map on fine annotation",
     "activation_precision_fine": "map on fine annotation",
 }
+# Maps that know no network; the best of them is what a method's map has to beat.
+BLIND_MAPS = {
+    "mask_share": "area share", "blind_centre": "centre", "blind_brightness": "brightness", "blind_sobel": "edges",
+}  # fmt: skip
+TIES = 0.06  # share of active pixels above which a map has ties: 0.05 are meant
 # What a blind map gets stands below what the method's map gets, on the page in the same cell.
 BLIND = {
-    "activation_precision_lesion": "mask_share_lesion",
-    "activation_precision_lesion_predicted": "mask_share_lesion",
-    "activation_precision_fine": "mask_share_fine",
+    "activation_precision_lesion": "best_blind_lesion",
+    "activation_precision_lesion_predicted": "best_blind_lesion",
+    "activation_precision_fine": "best_blind_fine",
 }
 QUESTIONS = {
     "margin": "Is the margin of this mass circumscribed, indistinct or spiculated? Mean one-vs-rest AUROC.",
@@ -110,7 +116,20 @@ def shown_metrics(rows: Sequence[Row]) -> list[str]:
     """The primary metric, then those of SHOWN that some row of the table has."""
     track = TRACKS[rows[0].track]
     extra = SHOWN.get(track.name, ("accuracy",))
-    return [track.primary, *(name for name in extra if any(name in row.metrics for row in rows))]
+    return [track.primary, *(name for name in extra if any(estimate_of(row, name) for row in rows))]
+
+
+def estimate_of(row: Row, name: str) -> Estimate | None:
+    """A metric of the row; best_blind_<scale>: of the blind maps the one that lies best on the mask, its name as note."""
+    if not name.startswith("best_blind_"):
+        return row.metrics.get(name)
+    scale = name.removeprefix("best_blind_")
+    found = [(words, row.metrics.get(f"{blind}_{scale}")) for blind, words in BLIND_MAPS.items()]
+    known = [(e.value, words, e) for words, e in found if e is not None and e.value is not None]
+    if not known:
+        return None
+    _, words, best = max(known, key=lambda item: item[0])
+    return replace(best, note=words)
 
 
 def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
@@ -197,6 +216,7 @@ def _line(anchor: str, row: Row, metrics: Sequence[str]) -> dict[str, Any]:
         "costs": ", ".join(costs) + "; machine time" if costs else "",
         "metrics": [_metric(name, estimate) for name, estimate in row.metrics.items()],
         "settings": json.dumps(row.config, sort_keys=True),
+        "no_pictures": row.kind == "method" and row.status == "done" and not any(map(_panel, row.pictures)),
         "pictures": [{"href": urllib.parse.quote(p), "name": Path(p).stem} for p in row.pictures if _local(p)],
     }
 
@@ -217,11 +237,13 @@ def _cell(estimate: Estimate | None) -> dict[str, Any]:
 
 
 def _blind(row: Row, name: str) -> str:
-    estimate = row.metrics.get(BLIND.get(name, ""))
-    if estimate is None or estimate.value is None or row.metrics.get(name) is None:
+    """What a map has to beat, and how much of it says nothing."""
+    estimate = estimate_of(row, BLIND[name]) if name in BLIND and row.metrics.get(name) else None
+    if estimate is None:
         return ""
-    cell = _cell(estimate)
-    return f"blind map {cell['value']} {cell['interval']}"
+    cell, active = _cell(estimate), row.metrics.get("ap_pixels")
+    ties = f"; ties: {active.value:.0%} active" if active and active.value and active.value > TIES else ""
+    return f"best blind: {estimate.note} {cell['value']} {cell['interval']}{ties}"
 
 
 def _metric(name: str, estimate: Estimate) -> dict[str, Any]:
@@ -236,6 +258,10 @@ def _metric(name: str, estimate: Estimate) -> dict[str, Any]:
         "note": estimate.note,
         "summary": summary,
     }
+
+
+def _panel(picture: str) -> bool:
+    return picture.endswith(".png")
 
 
 def _local(picture: str) -> bool:

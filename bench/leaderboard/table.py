@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.leaderboard.page import (
+    BLIND,
     difference_text,
     duration,
+    estimate_of,
     metric_title,
     p_text,
     shown_metrics,
@@ -125,7 +127,7 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
         return [row.label, "", f"{row.status.replace('-', ' ')}: {row.reason}", *[""] * (len(metrics) + 4)]
     first = row.metrics.get(metrics[0])
     ranks = f"{row.ranks[0]}-{row.ranks[1]}" if row.ranks else "-"
-    values = [short(row.metrics.get(name), first) for name in metrics]
+    values = [_text(row, name, first) for name in metrics]
     seeds = str(row.seeds_asked) if row.kind == "method" else "-"
     cost = duration(row.cost["machine_seconds"]) if "machine_seconds" in row.cost else "-"
     return [
@@ -138,6 +140,12 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
         row.supervision,
         cost,
     ]
+
+
+def _text(row: Row, name: str, first: Estimate | None) -> str:
+    estimate = estimate_of(row, name)
+    blind = f"{estimate.note} " if estimate is not None and name in BLIND.values() else ""
+    return blind + short(estimate, first)
 
 
 def counted(n: int, patients: int) -> str:
