@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from bench import shows
+from bench.cluster.check import check_address, check_storage
 from bench.config import check_budget, group, merge, parse_set, read_yaml, resolve, unflatten
 from bench.console import Talk
 from bench.home import Home
@@ -42,6 +43,9 @@ class App:
         self._out, self._tracking_uri, self._storage = out, tracking_uri, storage
         self._ray_address = ray_address or os.environ.get("RAY_ADDRESS") or "local"
         self.workers, self.gpus_per_worker, self.max_concurrent = workers, gpus_per_worker, max_concurrent
+        if storage:
+            check_storage(storage)  # now: not once the data are prepared and Ray is up
+        check_address(self._ray_address)
         self.exit_code = 0
         self._stack = ExitStack()
         self._cluster = False

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import socket
+from urllib.parse import urlsplit
 
 from data.errors import ConfigError
 
@@ -49,7 +50,7 @@ def check_storage(uri: str) -> str:
     if "://" not in uri:
         return uri
     kind, rest = uri.split("://", 1)
-    if kind == "sqlite" and rest.startswith("/") and rest != "/":
+    if kind == "sqlite" and rest.startswith("/") and rest not in ("/", "/:memory:"):
         return uri
     kind = "postgresql+psycopg" if kind == "postgresql" else kind
     if kind not in DRIVERS:
@@ -61,4 +62,10 @@ def check_storage(uri: str) -> str:
         raise ConfigError(
             f"{DRIVERS[kind]} is not installed", f"--storage {kind}://", "use postgresql://, or make setup"
         )
+    try:
+        _ = urlsplit(uri).port
+    except ValueError as error:
+        raise ConfigError(
+            f"no address of a database: {error}", "--storage", "give postgresql://USER@HOST/DATABASE"
+        ) from error
     return f"{kind}://{rest}"

@@ -1,8 +1,6 @@
 """Who may write in a run's folder: workers can outlive a killed driver, and its successor must not meet them there."""
 
 import json
-import os
-import socket
 import threading
 import time
 import uuid
@@ -10,9 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
-
 from bench.cluster.failures import LeaseLost
+from bench.cluster.owner import dead, me
 
 NAME = "lease.json"
 BEAT_S = 1.0
@@ -59,7 +56,7 @@ class Lease:
 
     def _wait(self) -> None:
         seen, since = self._holder(), time.monotonic()
-        while seen and not _dead(seen):
+        while seen and not dead(seen):
             time.sleep(min(self.beat_s, self.patience_s) / 4)
             now = self._holder()
             if now != seen:
@@ -75,7 +72,7 @@ class Lease:
 
     def _write(self) -> None:
         self.beats += 1
-        holder = {"token": self.token, "host": socket.gethostname(), "beat": self.beats, **_me()}
+        holder = {"token": self.token, "beat": self.beats, **me()}
         temporary = self.path.with_name(f"{NAME}.{self.token}.tmp")
         temporary.write_text(json.dumps(holder))
         temporary.replace(self.path)
@@ -87,18 +84,3 @@ class Lease:
         except (FileNotFoundError, ValueError):
             return {}
         return loaded if isinstance(loaded, dict) else {}
-
-
-def _me() -> dict[str, float]:
-    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def _dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that is no more."""
-    if holder.get("host") != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(int(holder["pid"]))
-        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - float(holder["started"])) > 1.0
-    except (psutil.NoSuchProcess, KeyError, ValueError):
-        return True

@@ -17,6 +17,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 
+from bench.cluster.check import check_storage
 from bench.cluster.failures import Failure
 from bench.cluster.trials import Ending, Objective, Payload, Trials, finite, value_of
 from data.errors import ConfigError, MachineError
@@ -26,22 +27,21 @@ MakeJob = Callable[[int, dict[str, Any]], dict[str, Any]]
 Recorded = Callable[[int], Ending | None]
 CLOSED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BUSY_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 10  # a host that is switched off would be waited for over two minutes
 
 
 def open_storage(uri: str) -> optuna.storages.RDBStorage:
     """Optuna's storage: sqlite:///ABSOLUTE/PATH, a bare path of an SQLite file, or postgresql://..."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    uri = check_storage(uri)
     if "://" not in uri:
         path = Path(uri).absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         uri = f"sqlite:///{path}"
-    if uri.startswith("postgresql://"):
-        uri = uri.replace("postgresql://", "postgresql+psycopg://", 1)  # the driver that is installed
-    if not uri.startswith(("sqlite:///", "postgresql+")):
-        raise ConfigError(
-            "storage of an unknown kind", f"--storage {uri.split('://')[0]}://", "give sqlite:/// or postgresql://"
-        )
-    options = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if uri.startswith("sqlite") else {"pool_pre_ping": True}
+    if uri.startswith("sqlite"):
+        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+    else:
+        options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}}
     try:
         return optuna.storages.RDBStorage(uri, engine_kwargs=options)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:

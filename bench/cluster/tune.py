@@ -20,7 +20,7 @@ from bench.cluster.nodes import OUTER_CPU, Share, free_places, max_concurrent, r
 from bench.cluster.scheduler import Ends, Halving
 from bench.cluster.search import DurableSearch
 from bench.cluster.trials import Ending, ListSearch, OnEnd, OnReport
-from bench.cluster.watch import Watch
+from bench.cluster.watch import ClusterLost, Watch
 from data.errors import ConfigError, MachineError
 
 ENDLESS = 10**9  # Tune's own count of samples: the searcher says when to stop
@@ -80,11 +80,11 @@ def run_trials(
     """
     if scheduler == "asha" and (isinstance(search, ListSearch) or len(search.objectives) > 1):
         raise ConfigError("early stopping needs a search of one objective", "--scheduler asha", "use none")
-    most = max_concurrent(resources(), share)
     constants = _constants(search, trainable, share, max_failures, trial_timeout_s)
-    search.bind(on_report, on_end, min(most, concurrent or most), constants, time_budget_s)
+    search.bind(on_report, on_end, concurrent or ENDLESS, constants, time_budget_s)
     rounds_without_end = 0
     with _stop_on_signal(search) as signalled, Watch(search.stop) as watch:
+        search.max_concurrent = min(search.max_concurrent, max_concurrent(resources(), share))
         while not search.finished and not search.late and not search.stopping:
             before = len(search.endings)
             _tune(search, share, _scheduler(search, scheduler, grace), max_failures, storage_dir, watch)
@@ -183,7 +183,7 @@ def _stop_on_signal(search: DurableSearch | ListSearch) -> Iterator[Callable[[],
     before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
 
     def stop(number: int, frame: Any) -> None:
-        if came:
+        if came or isinstance(search.error, ClusterLost):  # the watch wants out of a call that waits for ever
             raise KeyboardInterrupt
         came.append(number)
         search.stopping = True

@@ -1,56 +1,50 @@
 """Whether the Ray that a driver works on still lives: when it has died, Ray's own calls wait for ever and say nothing."""
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 
-import ray
-from ray._private import worker as ray_worker
-
-from bench.cluster.check import answers, host_port
+from bench.cluster import nodes
+from bench.cluster.nodes import Door
+from bench.cluster.trials import nothing
 from data.errors import MachineError
 
 EVERY_S = 2.0
 PATIENCE_OWN_S = 3.0  # nobody starts a process of our own Ray again: this only keeps one lost packet from ending it
 PATIENCE_S = 15.0  # a cluster's head may be started again; but after 60 s without one, Ray ends this process itself
-ORDERLY_S = 4.0
+TRY_S = 3.0
+TRIES = 4
 
 
-@dataclass(frozen=True)
-class Door:
-    """A process of Ray that this driver cannot do without, and where it takes connections."""
-
-    process: str
-    host: str
-    port: int
-
-    def open(self) -> bool:
-        return answers(self.host, self.port)
+class ClusterLost(MachineError):
+    """Ray itself has died under the driver: nothing can be ended in order any more."""
 
 
 class Watch:
     """While it is entered, a thread looks whether Ray's head and this driver's node still take connections.
 
-    If one has not for a while, `stop` gets the MachineError that says so. When that does not end the block, because a
-    call of Ray does not return, the main thread is interrupted as by Ctrl-C until it does; then the error is raised
-    here. Entered in another thread than the main one, the block has to heed `stop` itself.
+    If one has not for a while, `stop` gets the ClusterLost that says so, and the main thread SIGINTs, whose handler is
+    to raise KeyboardInterrupt then; here it becomes the ClusterLost. Some calls of Ray cannot be interrupted: if the
+    main thread is in one, the process ends all the same, with the error's line, as a kill would end it. Entered in
+    another thread than the main one, the block has to heed `stop` itself.
     """
 
-    def __init__(self, stop: Callable[[MachineError], None]) -> None:
+    def __init__(self, stop: Callable[[ClusterLost], None]) -> None:
         self._stop = stop
-        node = ray_worker._global_node
-        self._own = bool(node.is_head())  # started by nodes.attach
-        self._cluster = node.gcs_address
-        self._doors = [Door("head (gcs_server)", *host_port(self._cluster)), _node_of_this_driver()]
+        self._doors, self._own = nodes.doors, nodes.started_here()
         self._main = threading.current_thread() is threading.main_thread()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
-        self.lost: MachineError | None = None
+        self.lost: ClusterLost | None = None
 
     def __enter__(self) -> "Watch":
+        door = self.closed()
+        if door is not None and self._own:  # it died between two runs
+            raise self._error(door)
         self._thread.start()
         return self
 
@@ -61,6 +55,10 @@ class Watch:
         self._thread.join()
         if self.lost is not None and isinstance(error, KeyboardInterrupt):
             raise self.lost from None
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Nothing: Tune pickles its callbacks into a snapshot that is never read."""
+        return nothing, ()
 
     def closed(self) -> Door | None:
         """The first that takes no connection now, if any."""
@@ -79,18 +77,22 @@ class Watch:
                 return
 
     def _lose(self, door: Door) -> None:
+        self.lost = self._error(door)
+        self._stop(self.lost)
+        if not self._main:
+            return
+        for _ in range(TRIES):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            if self._ended.wait(TRY_S):
+                return
+        sys.stderr.write(f"error: {self.lost}\n")
+        sys.stderr.flush()
+        nodes.abandon()
+        os._exit(2)
+
+    def _error(self, door: Door) -> ClusterLost:
         again = "run it again: it goes on from what is finished"
         if self._own:
-            self.lost = MachineError(f"Ray's {door.process} died", "the Ray that this command had started", again)
-        else:
-            what = f"Ray's {door.process} at {door.host}:{door.port} answers no more"
-            self.lost = MachineError(what, f"the cluster at {self._cluster}", f"start it, then {again}")
-        self._stop(self.lost)
-        while self._main and not self._ended.wait(ORDERLY_S):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
-def _node_of_this_driver() -> Door:
-    own = ray.get_runtime_context().get_node_id()
-    node = next(node for node in ray.nodes() if node["NodeID"] == own)
-    return Door("node process (raylet)", node["NodeManagerAddress"], node["NodeManagerPort"])
+            return ClusterLost(f"Ray's {door.process} died", "the Ray that this command had started", again)
+        what = f"Ray's {door.process} answers no more"
+        return ClusterLost(what, f"{door.host}:{door.port}", f"see to the cluster, then {again}")
