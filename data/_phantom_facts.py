@@ -63,6 +63,7 @@ class Stream(IntEnum):
     SHAM = 15
     FINE = 16
     MUSCLE = 17
+    NIPPLE_DISTANCE = 18
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:

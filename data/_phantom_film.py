@@ -12,11 +12,13 @@ from scipy import ndimage
 
 from data._phantom_anatomy import VIEWS, Anatomy, anatomy
 from data._phantom_facts import Recipe, Stream, exam_facts
-from data._phantom_lesion import LesionDraw, Patch, draw_lesion, render_blob, render_dots, render_lesion, render_sham
+from data._phantom_lesion import Patch, render_blob, render_dots, render_lesion, render_sham
+from data._phantom_place import Place, places
 from data._phantom_tissue import breast, sigmoid
 from data.record import Box
 
 CURVE = 5.2  # steepness of the film curve
+SHAM_ROUNDS = 4  # of scaling a sham to its energy and bending its dark parts up to fat
 
 
 @dataclass(frozen=True)
@@ -61,56 +63,9 @@ class Truth:
     mask_box: Box
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where one mass lies in one view; pixels, index 0 = centre of the first pixel."""
-
-    mass: int
-    draw: LesionDraw
-    radius: float
-    centre: tuple[float, float]
-
-
-def _find_place(
-    rng: np.random.Generator, shape: Anatomy, radius: float, earlier: list[_Place]
-) -> tuple[float, float] | None:
-    """A centre: likelier at the nipple's height; deep enough, off muscle and film edges, apart from other masses."""
-    height, width = shape.inside.shape
-    u, jitter = rng.uniform(), rng.uniform(-0.5, 0.5, 2)
-    x, y = np.arange(width)[None, :], np.arange(height)[:, None]
-    weight = np.exp(-((((y + 0.5) / height - shape.nipple[1]) / 0.22) ** 2)) * (shape.muscle * height < -0.35 * radius)
-    for other in earlier:
-        weight = weight * (np.hypot(x - other.centre[0], y - other.centre[1]) > 1.6 * (radius + other.radius))
-    edge = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
-    for relax in (1.0, 0.8, 0.6, 0.4):
-        allowed = (shape.depth * height > 1.25 * relax * radius) & (edge > 1.3 * relax * radius)
-        total = np.cumsum(weight * allowed)
-        if total[-1] > 0:
-            row, column = divmod(int(np.searchsorted(total, u * total[-1], side="right")), width)
-            return column + jitter[0], row + jitter[1]
-        if earlier:
-            return None  # a further mass that has no room is not seen in this view
-    deepest = int(np.argmax(np.where(shape.muscle < 0, shape.depth, 0)))
-    return float(deepest % width), float(deepest // width)
-
-
-@lru_cache(maxsize=16)
-def _places(recipe: Recipe, view: str) -> tuple[_Place, ...]:
-    """Where the masses of the exam lie in this view; the first does not depend on how many follow."""
-    shape = anatomy(recipe, False, view)
-    found: list[_Place] = []
-    for number, mass in enumerate(exam_facts(recipe).masses):
-        draw = draw_lesion(recipe.generator(Stream.LESION, VIEWS.index(view), number), recipe.level)
-        radius = mass.radius * draw.scale * recipe.size
-        centre = _find_place(recipe.generator(Stream.POSITION, VIEWS.index(view), number), shape, radius, found)
-        if centre is not None:
-            found.append(_Place(number, draw, radius, centre))
-    return tuple(found)
-
-
 @lru_cache(maxsize=32)
 def _lesion(recipe: Recipe, view: str, position: int, margin: str) -> Patch:
-    place = _places(recipe, view)[position]
+    place = places(recipe, view)[position]
     mass = exam_facts(recipe).masses[place.mass]
     return render_lesion(place.draw, margin, mass.shape, place.radius, place.centre)
 
@@ -143,7 +98,7 @@ def truths(key: FilmKey) -> tuple[Truth, ...]:
     recipe, view = key.recipe, key.view
     shape = anatomy(recipe, key.other, view)
     found = []
-    for position, place in enumerate(_places(recipe, view)):
+    for position, place in enumerate(places(recipe, view)):
         patch = _lesion(recipe, view, position, key.margin_of(place.mass))
         origin = _lesion(recipe, view, position, exam_facts(recipe).masses[place.mass].margin)
         mask, fine = _whole(patch, patch.mask, shape), _whole(patch, patch.fine, shape)
@@ -178,7 +133,7 @@ def _mirrored(truth: Truth) -> Truth:
 def _add_confounder(key: FilmKey, shape: Anatomy, change: np.ndarray) -> None:
     """Dots or a blob 1.55 R beside the first mass, in a normal exam beside the place that it would have."""
     recipe, height = key.recipe, key.recipe.size
-    first = _places(recipe, key.view)[0]
+    first = places(recipe, key.view)[0]
     rng = recipe.generator(Stream.CONFOUNDER, VIEWS.index(key.view))
     turns = rng.uniform(0, 2 * math.pi, 24)
     x = first.centre[0] + 1.55 * first.radius * np.cos(turns)
@@ -194,8 +149,8 @@ def _add_confounder(key: FilmKey, shape: Anatomy, change: np.ndarray) -> None:
     _paste(patch.x0, patch.y0, patch.change, change)
 
 
-def _add_sham(key: FilmKey, shape: Anatomy, place: _Place, lesion: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Texture of the area and energy of `lesion` (H, W), as near to it as breast and `taken` leave room; (H, W)."""
+def _add_sham(key: FilmKey, shape: Anatomy, place: Place, lesion: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Gland of the area and energy of `lesion` (H, W), as near to it as breast and `taken` leave room; (H, W)."""
     rng = key.recipe.generator(Stream.SHAM, VIEWS.index(key.view), place.mass)
     sqrt_t = breast(key.recipe, key.other, key.view).sqrt_thickness
     radius = math.sqrt(max(int(np.count_nonzero(lesion)), 1) / math.pi)
@@ -212,9 +167,21 @@ def _add_sham(key: FilmKey, shape: Anatomy, place: _Place, lesion: np.ndarray, t
             texture = render_sham(rng, radius_tried)
             reach = texture.shape[0] // 2
             _paste(column - reach, row - reach, texture, added)
-            added *= sqrt_t
-            return added * math.sqrt(float((lesion**2).sum()) / max(float((added**2).sum()), 1e-12))
+            return _among_tissue(added * sqrt_t, float((lesion**2).sum()), key, shape)
     return added
+
+
+def _among_tissue(added: np.ndarray, energy: float, key: FilmKey, shape: Anatomy) -> np.ndarray:
+    """`added` (H, W) at the given energy, its dark parts no darker than this breast's fat."""
+    x = breast(key.recipe, key.other, key.view).x
+    tissue = x[(shape.depth > 0.03) & (shape.muscle < 0)]
+    fat = float(np.percentile(tissue if tissue.size else x, 5))
+    dark = added < 0
+    room = np.maximum(x[dark] - fat, 0.01)  # a place that is dark already keeps a little, or the area would shrink
+    for _ in range(SHAM_ROUNDS):
+        added = added * math.sqrt(energy / max(float((added**2).sum()), 1e-12))
+        added[dark] = room * np.tanh(added[dark] / room)  # bent, not cut: a cut shows as a flat patch
+    return added * math.sqrt(energy / max(float((added**2).sum()), 1e-12))
 
 
 def _change(key: FilmKey, shape: Anatomy) -> np.ndarray:
@@ -226,7 +193,7 @@ def _change(key: FilmKey, shape: Anatomy) -> np.ndarray:
         return change
     if not recipe.normal:
         lesions = []
-        for position, place in enumerate(_places(recipe, view)):
+        for position, place in enumerate(places(recipe, view)):
             patch = _lesion(recipe, view, position, key.margin_of(place.mass))
             lesion = np.zeros(change.shape)
             if key.edit_of(place.mass) != "removed":
@@ -234,7 +201,7 @@ def _change(key: FilmKey, shape: Anatomy) -> np.ndarray:
             lesions.append(lesion * sqrt_t)
         change += np.sum(lesions, axis=0)
         taken = np.any([lesion != 0 for lesion in lesions], axis=0)
-        for lesion, place in zip(lesions, _places(recipe, view), strict=True):
+        for lesion, place in zip(lesions, places(recipe, view), strict=True):
             if key.edit_of(place.mass) == "sham":
                 sham = _add_sham(key, shape, place, lesion, taken)
                 taken |= sham != 0

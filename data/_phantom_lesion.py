@@ -16,6 +16,7 @@ HARMONICS = np.arange(2, 8)
 ROUGHNESS = {"oval": 0.018, "irregular": 0.075}
 SMALLEST = 0.004  # changes below this are none, so that a lesion ends somewhere
 WINDOW = 3.0  # half side of the window in R
+HALO, HALO_DEEPEST = 0.15, 0.035  # depth of a dark halo: share of the lesion's height, and at most
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ def render_lesion(draw: LesionDraw, margin: str, shape: str, radius: float, cent
     if margin == "circumscribed":
         change = draw.height * dome * (1 - np.tanh(1.5 * s / draw.rim)) / 2
         if draw.halo:
-            change = change - np.where(s > 0, 0.035 * np.exp(-(((s - 0.10) / 0.06) ** 2)), 0)
+            # A share of the mass's own height, or a faint mass would be seen by its ring alone.
+            depth = min(HALO * draw.height, HALO_DEEPEST)
+            change = change - np.where(s > 0, depth * np.exp(-(((s - 0.14) / 0.09) ** 2)), 0)
         mask, fine = core, np.abs(s) <= 0.15
     elif margin == "indistinct":
         blur = draw.blur * (1 + 0.45 * np.cos(angle - draw.blur_side))
@@ -147,18 +150,28 @@ def render_lesion(draw: LesionDraw, margin: str, shape: str, radius: float, cent
 
 
 def render_dots(rng: np.random.Generator, radius: float, centre: tuple[float, float], size: int) -> Patch:
-    """Five to nine calcification-like dots in a cluster around `centre`; radius of the lesion beside it, pixels."""
-    count = int(rng.integers(5, 10))
-    places = rng.normal(0, 0.28 * radius, (count, 2))
-    heights = rng.uniform(0.35, 0.6, count)
-    spread = max(0.004 * size, 0.8)
-    reach = math.ceil(float(np.abs(places).max()) + 4 * spread) + 1
+    """Six to twelve calcifications in an uneven cluster around `centre`; radius of the lesion beside it, pixels.
+
+    They differ in size, length, direction and brightness; half of them lie close to an earlier one.
+    """
+    count = int(rng.integers(6, 13))
+    places = rng.normal(0, 0.30 * radius, (count, 2))
+    near, scatter = rng.uniform(size=count) < 0.5, rng.normal(0, 0.11 * radius, (count, 2))
+    for k in range(1, count):
+        if near[k]:
+            places[k] = places[int(rng.integers(k))] + scatter[k]
+    heights = rng.uniform(0.25, 0.75, count)
+    spreads = np.maximum(size * rng.uniform(0.0017, 0.0032, count), 0.45)
+    lengths, angles = rng.uniform(1.0, 1.9, count), rng.uniform(0, math.pi, count)
+    reach = math.ceil(float(np.abs(places).max() + 4 * (spreads * lengths).max())) + 1
     x0, y0 = round(centre[0]) - reach, round(centre[1]) - reach
     x = np.arange(x0, x0 + 2 * reach + 1)[None, :] - centre[0]
     y = np.arange(y0, y0 + 2 * reach + 1)[:, None] - centre[1]
     change = np.zeros((2 * reach + 1, 2 * reach + 1))
-    for (px, py), height in zip(places, heights, strict=True):
-        change += height * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * spread**2))
+    for (px, py), height, spread, length, angle in zip(places, heights, spreads, lengths, angles, strict=True):
+        along = ((x - px) * math.cos(angle) + (y - py) * math.sin(angle)) / length
+        across = (y - py) * math.cos(angle) - (x - px) * math.sin(angle)
+        change = np.maximum(change, height * np.exp(-(along**2 + across**2) / (2 * spread**2)))
     return _without_truth(x0, y0, change)
 
 
@@ -181,17 +194,17 @@ def _without_truth(x0: int, y0: int, change: np.ndarray) -> Patch:
 
 
 def render_sham(rng: np.random.Generator, radius: float) -> np.ndarray:
-    """Tissue-like texture on a disc of `radius` pixels, mean 0, square window; the caller sets its energy."""
+    """Islands of gland with a little fat between on a disc of `radius` pixels, square window; the caller sets the energy.
+
+    Made like the parenchyma and brighter on the whole: at a mass's energy a texture of mean 0 digs black holes.
+    """
     reach = math.ceil(radius)
     side = 2 * reach + 1
     noise = rng.standard_normal((side, side))
-    fy, fx = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
-    f = np.hypot(fy, fx)
-    f[0, 0] = 1.0
-    texture = fft.irfft2(fft.rfft2(noise) * f**-1.7, s=(side, side))
+    waves = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]) * 2 * radius  # across the disc
+    texture = fft.irfft2(fft.rfft2(noise) * np.maximum(waves, 0.7) ** -1.8, s=(side, side))
+    texture = (texture - texture.mean()) / max(float(texture.std()), 1e-12)
     axis = np.arange(side) - reach
     distance = np.hypot(axis[:, None], axis[None, :]) / radius
-    disc = distance <= 1
-    window = disc * (1 - distance**4)
-    texture -= (texture * window).sum() / window.sum()
-    return texture * window
+    window = np.where(distance <= 1, (1 - distance**2) * (1 + distance**2), 0)
+    return (1 / (1 + np.exp(-1.6 * texture)) - 0.2) * window

@@ -1,13 +1,14 @@
-"""The page of samples in docs/phantom.md.
+"""The pictures in docs/phantom.md: films with the masses ringed on a second row, and masses close up.
 
-python -m docs.make_phantom_sheet [OUT]
+python -m docs.make_phantom_sheet [FOLDER]
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from data.phantom import Confounder, Exam, Options
@@ -15,8 +16,63 @@ from data.record import Box, Record
 from data.tracks import MARGINS
 
 CROP = 80  # side of a crop, film pixels
-SIDE = 120  # the same on the sheet
-COLUMNS = 12
+SIDE = 132  # the same on the sheet
+COLUMNS = 10
+GAP = 6  # white, between any two films: two chest walls that touch read as one pair
+WARNING = "GENERATED - not for clinical use"
+SHORT = {"circumscribed": "circ.", "indistinct": "indist.", "spiculated": "spic."}
+
+
+def text_line(width: int, text: str, height: int = 16, size: int = 11, dark: bool = False) -> np.ndarray:
+    """A line of text (height, width), black on white or the other way round."""
+    line = Image.new("L", (width, height), 0 if dark else 255)
+    ImageDraw.Draw(line).text((3, 1), text, fill=255 if dark else 0, font=ImageFont.load_default(size))
+    return np.asarray(line)
+
+
+def tile(picture: np.ndarray, label: str) -> np.ndarray:
+    """A picture (h, w) with its label below."""
+    return np.vstack([picture, text_line(picture.shape[1], label)])
+
+
+def row(title: str, tiles: Iterable[np.ndarray]) -> np.ndarray:
+    """Tiles of one height side by side with gaps, a title above."""
+    gapped = np.hstack([np.pad(each, ((0, 0), (0, GAP)), constant_values=255) for each in tiles])
+    return np.vstack([text_line(gapped.shape[1], title, 20, 13), gapped])
+
+
+def page(rows: list[np.ndarray]) -> Image.Image:
+    """Rows under each other, the warning burnt in above and below and between."""
+    width = max(each.shape[1] for each in rows)
+    warning = text_line(width, f"{WARNING}      " * (1 + width // 320), 24, 16, dark=True)
+    parts = [warning]
+    for number, each in enumerate(rows, 1):
+        parts.append(np.pad(each, ((0, 2 * GAP), (0, width - each.shape[1])), constant_values=255))
+        if number % 4 == 0 or number == len(rows):
+            parts.append(warning)
+    return Image.fromarray(np.vstack(parts))
+
+
+def label_of(record: Record) -> str:
+    """Side, view, density and margins of a film."""
+    margins = [SHORT[finding.margin] for finding in record.findings if finding.margin is not None]
+    return f"{record.laterality} {record.view}, {record.attributes['density']}, {' '.join(margins) or 'no mass'}"
+
+
+def clean(record: Record) -> np.ndarray:
+    return tile(record.image.read(), label_of(record))
+
+
+def ringed(record: Record) -> np.ndarray:
+    """The film with a thin ring around the box of each mass."""
+    picture = Image.fromarray(record.image.read())
+    for finding in record.findings:
+        if finding.box is not None:
+            x0, y0, x1, y1 = finding.box
+            radius = 0.62 * max(x1 - x0, y1 - y0) + 5
+            x, y = (x0 + x1) / 2, (y0 + y1) / 2
+            ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), outline=255)
+    return tile(np.asarray(picture), label_of(record))
 
 
 def crop(film: np.ndarray, box: Box) -> np.ndarray:
@@ -26,25 +82,21 @@ def crop(film: np.ndarray, box: Box) -> np.ndarray:
     return np.asarray(Image.fromarray(film[y : y + CROP, x : x + CROP]).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def outlined(record: Record) -> np.ndarray:
-    """The crop with the rim of the lesion mask in white and of the fine mask in black."""
-    finding = record.findings[0]
-    assert finding.mask is not None and finding.fine_mask is not None and finding.box is not None
+def close(record: Record, rim: np.ndarray | None = None, label: str | None = None) -> np.ndarray:
+    """The mass of a film close up, with the rim of a mask (H, W) in white where one is given."""
+    box = record.findings[0].box
+    assert box is not None
     film = record.image.read()
-    for mask, grey in ((finding.fine_mask.read(), 0), (finding.mask.read(), 255)):
-        film[mask & ~ndimage.binary_erosion(mask)] = grey
-    return crop(film, finding.box)
+    if rim is not None:
+        film[rim & ~ndimage.binary_erosion(rim)] = 255
+    return tile(crop(film, box), label or label_of(record))
 
 
-def crops(records: list[Record]) -> np.ndarray:
-    return np.hstack([crop(r.image.read(), r.findings[0].box) for r in records if r.findings[0].box is not None])
-
-
-def labelled(strip: np.ndarray, text: str) -> np.ndarray:
-    """The strip (h, w) with a line of text above it."""
-    line = Image.new("L", (strip.shape[1], 16), 255)
-    ImageDraw.Draw(line).text((4, 2), text, fill=0)
-    return np.vstack([np.asarray(line), strip])
+def masks(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Lesion mask and fine mask of the first mass (H, W)."""
+    finding = record.findings[0]
+    assert finding.mask is not None and finding.fine_mask is not None
+    return finding.mask.read(), finding.fine_mask.read()
 
 
 def of_margin(options: Options, margin: str, count: int) -> list[Record]:
@@ -58,47 +110,53 @@ def of_margin(options: Options, margin: str, count: int) -> list[Record]:
     return found
 
 
-def sheet() -> Image.Image:
-    """Films, margins at three levels, truth, counterfactuals, confounders, several masses: the first exams."""
-    standard = Options(views=4)
+def films() -> Image.Image:
+    """Whole films of the first exams, each row again with its masses ringed."""
+    exams = [Exam(Options(), "test", index).records() for index in range(8)]
+    pairs = [record for records in exams for record in records]
     rows = []
-    exams = [Exam(standard, "test", index).records() for index in range(9)]
-    for view, name in ((0, "CC"), (1, "MLO of the same breasts")):
-        films = np.hstack([records[view].image.read() for records in exams])
-        rows.append(labelled(films, f"{name}; standard, 256 px"))
-    densities = {record.attributes["density"]: records for records in exams for record in records}
-    four = np.hstack([r.image.read() for key in sorted(densities, key=str)[:2] for r in densities[key]])
-    names = ", ".join(map(str, sorted(densities, key=str)[:2]))
-    rows.append(labelled(four, f"two exams of four views, density {names}: the mass's side, then the other"))
+    for part, number in ((pairs[:8], "1 to 4"), (pairs[8:], "5 to 8")):
+        rows.append(row(f"exams {number}, CC and MLO of each; standard, 256 px", map(clean, part)))
+        rows.append(row("the same, mass ringed: equally far from the nipple in both views", map(ringed, part)))
+    four = [record for index in (0, 1) for record in Exam(Options(views=4), "test", index).records()]
+    rows.append(row("two exams of four views: CC and MLO of the mass's side, then of the other", map(clean, four)))
+    several = [record for index in range(4) for record in Exam(Options(masses=3), "test", index).records()]
+    rows.append(row("one to three masses in a breast", map(clean, several)))
+    rows.append(row("the same, masses ringed", map(ringed, several)))
+    return page(rows)
+
+
+def masses() -> Image.Image:
+    """Margins at three levels, truth, counterfactual pairs and confounders, close up."""
+    rows = []
     for level in ("easy", "standard", "hard"):
         for margin in MARGINS:
-            strip = crops(of_margin(Options(level=level), margin, COLUMNS))
-            rows.append(labelled(strip, f"{level}, {margin}"))
-    truth = np.hstack([outlined(r) for margin in MARGINS for r in of_margin(Options(level="easy"), margin, 4)])
-    rows.append(labelled(truth, "easy: lesion mask (white rim) and fine mask (black rim)"))
-    for index in range(0, 4, 2):
-        edited: list[Record] = []
-        for each in (index, index + 1):
-            exam = Exam(Options(), "test", each)
-            twins = [exam, *(exam.counterfactual(e) for e in ("removed", *(f"margin={m}" for m in MARGINS), "sham"))]
-            edited += [twin.records()[0] for twin in twins]
-        rows.append(labelled(crops(edited), "twice: as drawn, removed, circumscribed, indistinct, spiculated, sham"))
-    confounded: list[Record] = []
-    for confounder in (Confounder(kind="dots", rho_test=1.0), Confounder(kind="blob", rho_test=1.0)):
-        shown = Options(confounder=confounder)
-        exams_shown = (Exam(shown, "test", index) for index in range(40))
-        firsts = [exam.records()[0] for exam in exams_shown]
-        confounded += [record for record in firsts if record.attributes["confounder"] == "present"][:6]
-    rows.append(labelled(crops(confounded), "confounders: dots, blob"))
-    several = np.hstack([Exam(Options(masses=3), "test", index).records()[1].image.read() for index in range(9)])
-    rows.append(labelled(several, "one to three masses in a breast"))
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, 4), (0, width - row.shape[1])), constant_values=255) for row in rows]
-    return Image.fromarray(np.vstack(padded))
+            rows.append(row(f"{level}, {margin}", map(close, of_margin(Options(level=level), margin, COLUMNS))))
+    truth = [record for margin in MARGINS for record in of_margin(Options(level="easy"), margin, 4)][:COLUMNS]
+    rows.append(row("easy: as drawn", map(close, truth)))
+    rows.append(row("the same, rim of the lesion mask", [close(record, masks(record)[0]) for record in truth]))
+    rows.append(row("the same, rim of the fine mask", [close(record, masks(record)[1]) for record in truth]))
+    edits = ("removed", *(f"margin={margin}" for margin in MARGINS), "sham")
+    names = ("as drawn", "removed", *MARGINS, "sham")
+    for index in range(3):
+        exam = Exam(Options(), "test", index)
+        first = exam.records()[0]
+        twins = [first, *(exam.counterfactual(edit).records()[0] for edit in edits)]
+        rows.append(row(f"exam {index + 1}, {label_of(first)}, and its pairs", map(close, twins, [None] * 6, names)))
+        changed = [ndimage.binary_closing(twin.image.read() != first.image.read()) for twin in twins]
+        tiles = [close(twin, change, name) for twin, change, name in zip(twins, changed, names, strict=True)]
+        rows.append(row("the same, rim of the changed pixels", tiles))
+    for kind, what in (("dots", "calcification-like dots"), ("blob", "second dense blob")):
+        shown = Options(confounder=Confounder.model_validate({"kind": kind, "rho_test": 1.0}))
+        firsts = [Exam(shown, "test", index).records()[0] for index in range(40)]
+        present = [record for record in firsts if record.attributes["confounder"] == "present"]
+        rows.append(row(f"confounder: {what}", map(close, present[:COLUMNS])))
+    return page(rows)
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/img/phantom_sheet.png")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet().save(out, optimize=True)
-    print(out)
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/img")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in (("phantom_sheet.png", films()), ("phantom_masses.png", masses())):
+        picture.save(folder / name, optimize=True)
+        print(folder / name, *picture.size)
