@@ -167,8 +167,18 @@ def _write(folder: Path, ended: threading.Event) -> None:
             (folder / str(number)).touch()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell that starts pytest in the background has SIGINT ignored; a driver sets its own handler (tune.py)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # ---- the watch -------------------------------------------------------------------------------------------------------
-def test_watch_gets_the_main_thread_out(listening: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_gets_the_main_thread_out(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch, interruptible: None
+) -> None:
     monkeypatch.setattr(watch, "EVERY_S", 0.1)
     monkeypatch.setattr(watch, "PATIENCE_S", 0.5)
     door = Door("head (gcs_server)", "127.0.0.1", listening.getsockname()[1])
