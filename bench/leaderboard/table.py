@@ -238,7 +238,8 @@ def _comparison_lines(board: Board, rows: Sequence[Row]) -> list[str]:
     keys = {row.key for row in rows}
     return [
         f"{c.a} - {c.b}: {metric_title(c.metric)} {difference_text(c.difference).replace('−', '-')}, "
-        f"p {p_text(c.p)}, Holm {p_text(c.p_holm)}{', the registered contrast' if c.planned else ''}"
+        f"{'no test' if c.p is None else f'p {p_text(c.p)}, Holm {p_text(c.p_holm)}'}"
+        f"{', the registered contrast' if c.planned else ''}"
         for c in board.comparisons
         if c.a_row in keys
     ]
