@@ -1,0 +1,173 @@
+"""mini-MIAS: 322 digitised films of 161 women as PGM, with a circle for each abnormality (Info.txt).
+
+J. Suckling et al. 1994, "The Mammographic Image Analysis Society digital mammogram database". Every film is an MLO of 1024 x
+1024 pixels of 0.2 mm. Odd film numbers are right breasts, even ones left, and a pair is a patient. Masks are the circles,
+so their grade is "proxy"; CIRC, MISC (other, ill-defined) and SPIC stand for circumscribed, indistinct and spiculated.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.dicom import ImageFile
+from data.errors import DataError
+from data.record import DataCard, Finding, Options, Record, Report, public_id
+
+CARD = DataCard(
+    name="mini_mias",
+    title="mini-MIAS: 322 films as PGM with circles",
+    version=1,
+    tracks=("margin", "malignancy", "detection"),
+    provides=frozenset({"margin", "malignant", "mask", "box", "normal"}),
+    licence="research purposes only; may not be sold (Licence.txt of the collection)",
+    source="all-mias.tar.gz of the Mammographic Image Analysis Society: Info.txt and the films mdb001.pgm to mdb322.pgm",
+    grade="proxy",
+    published_counts={
+        "films": 322,
+        "normal films": 207,
+        "masses": 59,
+        "circumscribed": 25,
+        "indistinct": 15,
+        "spiculated": 19,
+    },
+)
+SIDE = 1024  # pixels of every film
+MARGIN = {"CIRC": "circumscribed", "MISC": "indistinct", "SPIC": "spiculated"}
+OTHER = {"CALC": "calcification", "ARCH": "architectural distortion", "ASYM": "asymmetry"}
+NORMAL = "NORM"
+TISSUE = {"F": "fatty", "G": "fatty-glandular", "D": "dense-glandular"}
+FILM = re.compile(r"mdb(\d{3})\b", re.IGNORECASE)
+DO = "restore it from the collection"
+
+
+@dataclass(frozen=True)
+class Circle:
+    """A disc as a mask. y counts from the bottom edge, as in Info.txt."""
+
+    x: int
+    y: int
+    radius: int
+    place: tuple[str, int]  # the table and its line
+
+    @property
+    def name(self) -> str:
+        return f"{self.place[0]}, line {self.place[1]}"
+
+    def read(self) -> np.ndarray:
+        """(1024, 1024) bool. Raises DataError for a circle that meets no pixel."""
+        rows, columns = np.ogrid[:SIDE, :SIDE]
+        inside = (columns - self.x) ** 2 + (rows - (SIDE - self.y)) ** 2 <= self.radius**2
+        if not inside.any():
+            raise DataError("the circle meets no pixel of the film", self.name, DO)
+        return np.asarray(inside)
+
+    def fingerprint(self) -> str:
+        return f"circle {self.x} {self.y} {self.radius}"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of Info.txt. circle: x, y, radius; None where the collection gives none."""
+
+    line: int
+    film: str
+    tissue: str
+    kind: str
+    malignant: bool | None
+    circle: tuple[int, int, int] | None
+
+
+def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
+    """One record per film, in the order of Info.txt. Raises DataError where Info.txt is missing or names no film."""
+    table = _find_table(root)
+    films: dict[str, list[_Row]] = {}
+    for row in _rows(table, root, report):
+        films.setdefault(row.film, []).append(row)
+    if not films:
+        raise DataError("no line begins with a film's number (mdb001 ...)", _name(table, root), DO)
+    paths = {path.stem.lower(): path for path in sorted(root.rglob("*")) if path.suffix.lower() == ".pgm"}
+    for film, rows in films.items():
+        if film not in paths:
+            what = f"film {film}.pgm is not there"
+            report.problem(_name(table, root), rows[0].line, what, "add the film", "film not on disk")
+            continue
+        yield _record(film, rows, ImageFile(root, paths[film].relative_to(root).as_posix()), _name(table, root))
+
+
+def _find_table(root: Path) -> Path:
+    found = sorted(path for path in root.rglob("*") if path.name.lower() == "info.txt" and path.is_file())
+    if not found:
+        raise DataError("no file Info.txt", str(root), "give the folder of the unpacked all-mias.tar.gz")
+    return found[0]
+
+
+def _rows(table: Path, root: Path, report: Report) -> Iterator[_Row]:
+    """Lines of the table; those that do not have its form are problems, by line."""
+    name = _name(table, root)
+    for number, line in enumerate(table.read_text(encoding="ascii", errors="replace").splitlines(), start=1):
+        found = FILM.match(line)
+        if found is None:
+            continue  # the text before and after the table
+        row = _parse(number, line.split(), f"mdb{found[1]}")
+        if isinstance(row, str):
+            report.problem(name, number, row, "correct the line", "line of another form")
+        else:
+            yield row
+
+
+def _parse(number: int, fields: list[str], film: str) -> _Row | str:
+    """The row, or what is wrong with it. `*NOTE 3*` in place of numbers: calcifications without one site."""
+    if len(fields) < 3:
+        return "film, background tissue and class were expected"
+    if fields[1] not in TISSUE:
+        return f"background tissue {fields[1]!r} is none of {', '.join(TISSUE)}"
+    tissue, kind, rest = fields[1], fields[2], fields[3:]
+    if kind == NORMAL:
+        return _Row(number, film, tissue, kind, None, None)
+    if kind not in MARGIN and kind not in OTHER:
+        return f"class {kind!r} is none of {', '.join((*MARGIN, *OTHER, NORMAL))}"
+    if not rest or rest[0] not in ("B", "M"):
+        return f"severity {rest[0] if rest else ''!r} is neither B nor M"
+    places = rest[1:]
+    if len(places) == 3 and all(place.isdigit() for place in places):
+        x, y, radius = (int(place) for place in places)
+        return _Row(number, film, tissue, kind, rest[0] == "M", (x, y, radius))
+    if not places or places[0].startswith("*"):
+        return _Row(number, film, tissue, kind, rest[0] == "M", None)
+    return f"x, y and radius were expected, not {' '.join(places)!r}"
+
+
+def _record(film: str, rows: list[_Row], image: ImageFile, table: str) -> Record:
+    number = int(film[3:])
+    findings = tuple(_finding(film, i, row, table) for i, row in enumerate(rows) if row.kind != NORMAL)
+    masses = any(finding.kind == "mass" for finding in findings)
+    return Record(
+        dataset=CARD.name,
+        record_id=public_id(CARD.name, film),
+        patient_id=f"pair {(number + 1) // 2}",
+        laterality="R" if number % 2 else "L",
+        view="MLO",
+        image=image,
+        findings=findings,
+        # a film with another abnormality shows no mass that was marked, and is no healthy breast either
+        has_mass=True if masses else None if findings else False,
+        attributes={"tissue": TISSUE[rows[0].tissue]},
+    )
+
+
+def _finding(film: str, position: int, row: _Row, table: str) -> Finding:
+    return Finding(
+        finding_id=public_id(CARD.name, film, str(position)),
+        lesion_id=public_id(CARD.name, film, str(position)),
+        kind="mass" if row.kind in MARGIN else OTHER[row.kind],
+        margin=MARGIN.get(row.kind),
+        malignant=row.malignant,
+        mask=Circle(*row.circle, (table, row.line)) if row.circle is not None else None,
+    )
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()

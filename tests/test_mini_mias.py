@@ -1,0 +1,118 @@
+"""mini-MIAS as it is unpacked: the form of Info.txt, circles counted from the bottom, film pairs; on made-up films."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.cache import prepare
+from data.errors import DataError
+from data.mini_mias import CARD, SIDE, Circle, records
+from data.record import Options, Record, Report
+
+HEAD = "               SOCIETY\n\n1st column: film\n=====\n\n"
+# Most rows of the collection end in a blank.
+ROWS = (
+    "mdb001 G CIRC B 535 425 97\nmdb002 G NORM \nmdb003 D SPIC M 400 700 60\nmdb003 D SPIC B 500 168 26\n"
+    "mdb004 F CIRC B\nmdb005 F CALC M *NOTE 3* \nmdb006 F MISC M 300 300 40\n"
+)
+
+
+def tree(folder: Path, rows: str = ROWS, newline: str = "\n") -> Path:
+    root = folder / "all-mias"
+    root.mkdir()
+    (root / "Info.txt").write_bytes((HEAD + rows + "=====\n").replace("\n", newline).encode())
+    for number in range(1, 7):
+        rng = np.random.default_rng(number)
+        Image.fromarray(rng.integers(0, 255, (SIDE, SIDE), dtype=np.uint8)).save(root / f"mdb{number:03d}.pgm")
+    return folder
+
+
+def read(root: Path, *, skip_bad: bool = False) -> tuple[list[Record], Report]:
+    report = Report(skip_bad=skip_bad)
+    return list(records(root, Options(), report)), report
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_rows_become_films_and_findings(tmp_path: Path, newline: str) -> None:
+    found, _ = read(tree(tmp_path, newline=newline))
+    assert [record.has_mass for record in found] == [True, False, True, True, None, True]
+    assert [record.laterality for record in found] == ["R", "L"] * 3
+    assert [record.patient_id for record in found] == ["pair 1", "pair 1", "pair 2", "pair 2", "pair 3", "pair 3"]
+    assert [[f.margin for f in r.findings] for r in found] == [
+        ["circumscribed"], [], ["spiculated", "spiculated"], ["circumscribed"], [None], ["indistinct"],
+    ]  # fmt: skip
+    assert [f.malignant for f in found[2].findings] == [True, False]
+    assert found[3].findings[0].mask is None and found[4].findings[0].kind == "calcification"
+    assert len({f.finding_id for r in found for f in r.findings}) == 6
+
+
+@given(st.integers(0, SIDE - 1), st.integers(1, SIDE), st.integers(0, 300))
+def test_a_circle_counts_from_the_bottom(x: int, y: int, radius: int) -> None:
+    mask = Circle(x, y, radius, ("Info.txt", 1)).read()
+    rows, columns = np.nonzero(mask)
+    assert mask.shape == (SIDE, SIDE) and mask[SIDE - y, x]
+    assert np.all((columns - x) ** 2 + (rows - (SIDE - y)) ** 2 <= radius**2)
+    assert columns.min() == max(0, x - radius) and rows.max() == min(SIDE - 1, SIDE - y + radius)
+
+
+def test_it_is_prepared(tmp_path: Path) -> None:
+    prepared = prepare("mini_mias", tree(tmp_path), None, tmp_path / "cache")
+    counts = prepared.counts()
+    assert counts["margin"]["none"] == {"circumscribed": 1, "indistinct": 1, "spiculated": 2}
+    assert counts["detection"]["none"]["normal"] == 1
+    assert prepared.passport["grade"] == CARD.grade == "proxy"
+    assert {"reason": "finding with neither mask nor box", "count": 2} in prepared.passport["left_out"]
+    row = prepared.table[prepared.table["area_px"] > 20000].iloc[0]
+    assert (row["x0"], row["y0"], row["x1"], row["y1"]) == (
+        535 - 97,
+        SIDE - 425 - 97,
+        535 + 97 + 1,
+        SIDE - 425 + 97 + 1,
+    )
+
+
+MISTAKES = {
+    "tissue": ("mdb001 X CIRC B 535 425 97", "tissue 'X'"),
+    "class": ("mdb001 G ROUND B 535 425 97", "class 'ROUND'"),
+    "severity": ("mdb001 G CIRC b 535 425 97", "severity 'b'"),
+    "no severity": ("mdb001 G CIRC", "severity ''"),
+    "two numbers": ("mdb001 G CIRC B 535 425", "x, y and radius"),
+    "not a number": ("mdb001 G CIRC B 535 425 r", "x, y and radius"),
+    "cut off": ("mdb001 G", "film, background tissue and class"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_line_of_another_form_is_named(mistake: str, tmp_path: Path) -> None:
+    line, said = MISTAKES[mistake]
+    root = tree(tmp_path, line + "\nmdb002 G NORM\n")
+    with pytest.raises(DataError, match=rf"{said}.*Info\.txt, row 6") as error:
+        read(root)
+    assert "\n" not in str(error.value)
+    found, report = read(root, skip_bad=True)
+    assert len(found) == 1 and report.left_out == {"line of another form": 1}
+
+
+def test_films_and_tables_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file Info\.txt"):
+        read(tmp_path)
+    root = tree(tmp_path)
+    (root / "all-mias" / "mdb003.pgm").unlink()
+    with pytest.raises(DataError, match=r"film mdb003\.pgm is not there"):
+        read(root)
+    found, report = read(root, skip_bad=True)
+    assert len(found) == 5 and report.left_out == {"film not on disk": 1}
+    (root / "all-mias" / "Info.txt").write_text("nothing\n")
+    with pytest.raises(DataError, match="no line begins with a film's number"):
+        read(root)
+
+
+def test_a_film_of_another_size_is_told(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    Image.new("L", (512, 512), 7).save(root / "all-mias" / "mdb001.pgm")
+    with pytest.raises(DataError):
+        prepare("mini_mias", root, None, tmp_path / "cache")
