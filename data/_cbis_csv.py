@@ -1,13 +1,10 @@
 """The case-description CSVs of CBIS-DDSM, row by row, with the quirks that docs/datasets/cbis_ddsm.md lists."""
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from data.errors import DataError
+from data._csv import Refusal
 
 # The name in the current CSVs first, then that of the form of 2017.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -33,14 +30,6 @@ DENSITY_OF = {"1": "a", "2": "b", "3": "c", "4": "d", "0": None, "": None}
 GRADES = tuple("0123456")  # BI-RADS assessment; subtlety ends at 5
 SIDES, VIEWS = {"LEFT": "L", "RIGHT": "R"}, {"CC": "CC", "MLO": "MLO"}
 UID_FORM = re.compile(r"[0-9]+(\.[0-9]+)+")
-
-
-class Refusal(Exception):
-    """Why one row, or its files, cannot be used; the reader adds the file and the row."""
-
-    def __init__(self, message: str, reason: str, do: str) -> None:
-        super().__init__(message)
-        self.message, self.reason, self.do = message, reason, do
 
 
 @dataclass(frozen=True)
@@ -76,46 +65,6 @@ class Row:
     def where(self) -> str:
         """The row as a message names it."""
         return f"{self.file}, row {self.number}"
-
-
-def read_cells(path: Path, file: str) -> list[tuple[int, dict[str, str] | None]]:
-    """The rows as dictionaries with the keys of COLUMNS, blanks around values removed; None where the row is ragged.
-
-    Rows may end in LF or CR LF, and a value in quotes may hold a line end. `N/A` stays text. Raises DataError where
-    the file cannot be read as a whole.
-    """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the CSV: {error.strerror}", file, "check the file and its permissions") from error
-    try:
-        reader = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""), strict=True)
-        lines = [line for line in reader if line]
-    except UnicodeDecodeError as error:
-        raise DataError("the CSV is not UTF-8 text", _row_at(text, error.start, file), "save it as UTF-8") from error
-    except csv.Error as error:
-        where = f"{file}, line {reader.line_num}"
-        raise DataError(f"the CSV is damaged: {error}", where, "download it again") from error
-    if (nul := text.find(b"\0")) >= 0:
-        raise DataError("the CSV holds NUL bytes", _row_at(text, nul, file), "download it again, or save it as UTF-8")
-    if not lines:
-        raise DataError("the CSV is empty", file, "download it again")
-    header = [name.strip() for name in lines[0]]
-    for names in COLUMNS.values():
-        if len(same := [name for name in header if name in names]) > 1:
-            known = f"{len(same)} columns for one thing: {', '.join(map(repr, same))}"
-            raise DataError(known, f"{file}, header", "leave one of them")
-    at = {key: next((header.index(name) for name in names if name in header), None) for key, names in COLUMNS.items()}
-    missing = [COLUMNS[key][0] for key, position in at.items() if position is None]
-    if missing:
-        known = f"no column {', '.join(repr(name) for name in missing)}"
-        raise DataError(known, file, "download it again, or put the column back (comma-separated)")
-    if len(lines) == 1:
-        raise DataError("the CSV has a header and no rows", file, "download it again")
-    return [
-        (number, {key: line[i].strip() for key, i in at.items() if i is not None} if len(line) == len(header) else None)
-        for number, line in enumerate(lines[1:], start=1)
-    ]
 
 
 def read_row(file: str, number: int, cells: dict[str, str] | None) -> Row:
@@ -194,11 +143,3 @@ def _place(column: str, text: str) -> Place:
 
 def _short(value: str) -> str:
     return repr(value if len(value) <= 60 else f"{value[:40]}...{value[-17:]}")
-
-
-def _row_at(text: bytes, position: int, file: str) -> str:
-    """The row that holds a byte of the file."""
-    before = text[:position].decode("utf-8-sig", errors="replace")
-    rows: Iterator[list[str]] = (line for line in csv.reader(io.StringIO(before, newline="")) if line)
-    number = sum(1 for _ in rows) - 1
-    return f"{file}, row {number}" if number > 0 else file

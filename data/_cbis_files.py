@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data._cbis_csv import Place, Refusal
+from data._cbis_csv import Place
+from data._csv import Refusal
 from data.dicom import DicomFile, Header, read_header
 from data.errors import DataError
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from data._cbis_csv import Refusal, Row, cited_names, margin_group, read_cells, read_row
+from data._cbis_csv import COLUMNS, Row, cited_names, margin_group, read_row
 from data._cbis_files import Files, find_film, find_mask, scan, walk
+from data._csv import Refusal, read_cells
 from data.dicom import DicomFile, Header
 from data.errors import DataError, LeakError
 from data.record import DataCard, Finding, Record, Report, public_id
@@ -87,7 +88,7 @@ def _read_table(path: Path, report: Report, refused: dict[str, tuple[str, int]])
     rows: list[Row] = []
     films: dict[tuple[str, str, str], Row] = {}
     lesions: dict[tuple[str, str, str, str], Row] = {}
-    for number, cells in read_cells(path, path.name):
+    for number, cells in read_cells(path, path.name, COLUMNS):
         try:
             row = read_row(path.name, number, cells)
             key = (row.patient, row.side, row.view)

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data._cbis_csv import COLUMNS, DENSITY_OF, MALIGNANT_OF, Refusal, margin_group, read_cells, read_row
+from data._cbis_csv import COLUMNS, DENSITY_OF, MALIGNANT_OF, margin_group, read_row
+from data._csv import Refusal, read_cells
 from data.cache import prepare
 from data.cbis_ddsm import Options, records
 from data.errors import DataError, LeakError
@@ -80,7 +81,7 @@ def test_cells_survive_line_ends_blanks_and_column_order(
     writer.writerows([cell + tail for cell in row] for row in rows)
     path = tmp_path_factory.getbasetemp() / "cells.csv"
     path.write_bytes(text.getvalue().encode("utf-8-sig" if mark else "utf-8"))
-    cells = read_cells(path, path.name)
+    cells = read_cells(path, path.name, COLUMNS)
     assert [number for number, _ in cells] == list(range(1, len(rows) + 1))
     assert [c and [c[key] for key in order] for _, c in cells] == [[cell.strip() for cell in row] for row in rows]
 

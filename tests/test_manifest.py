@@ -1,0 +1,152 @@
+"""A user's own films: what each column does, and that a wrong row is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from data.cache import prepare
+from data.errors import ConfigError, DataError, LeakError
+from data.manifest import COLUMNS, NEEDED, Options, records
+from data.record import Record, Report
+from docs import make_manifest_table
+
+HEADER = (
+    "image,patient,laterality,view,finding,lesion,margin,pathology,mask,fine_mask,box,density,assessment,grade,split"
+)
+ROWS = (
+    "a.png,P1,L,CC,mass,1,spiculated,malignant,a_mask.png,a_fine.png,,b,5,,train",
+    "b.png,P1,Left,mlo,,1,SPICULATED,Malignant,,,10 20 40 60,b,5,,train",
+    "c.png,P2,R,CC,normal,,,,,,,,,,train",
+    "d.png,P3,R,MLO,,,lobulated,benign,a_mask.png,,,,,reduced,test",
+    'd.png,P3,R,MLO,calcification,,,,,,"1,2,9,9",,,reduced,test',
+    "e.png,P4,R,other,,,,,,,,,,,test",
+)
+
+
+def tree(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate("abcde"):
+        rng = np.random.default_rng(seed)
+        Image.fromarray(rng.integers(1, 255, (80, 64), dtype=np.uint8)).save(folder / f"{name}.png")
+    for name, width in (("a_mask", 20), ("a_fine", 6)):
+        mask = np.zeros((80, 64), dtype=np.uint8)
+        mask[30:50, 10 : 10 + width] = 255
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    (folder / "manifest.csv").write_text("\n".join([header, *(rows or ROWS)]) + "\n")
+    return folder
+
+
+def read(root: Path, *, skip_bad: bool = False) -> tuple[list[Record], Report]:
+    report = Report(skip_bad=skip_bad)
+    return list(records(root, Options(), report)), report
+
+
+def test_each_column_arrives(tmp_path: Path) -> None:
+    a, b, c, d, e = read(tree(tmp_path))[0]
+    assert [record.has_mass for record in (a, b, c, d, e)] == [True, True, False, True, None]
+    assert (a.laterality, a.view, b.view, e.view) == ("L", "CC", "MLO", "other")
+    [one], [two] = a.findings, b.findings
+    assert one.lesion_id == two.lesion_id and one.finding_id != two.finding_id
+    assert (one.margin, one.malignant, one.attributes["assessment"]) == ("spiculated", True, 5.0)
+    assert one.mask is not None and one.fine_mask is not None and two.box == (10, 20, 40, 60)
+    assert [f.kind for f in d.findings] == ["mass", "calcification"] and d.findings[0].margin is None
+    assert d.findings[0].attributes["margin"] == "lobulated" and d.findings[1].box == (1, 2, 9, 9)
+    assert d.findings[0].lesion_id != d.findings[1].lesion_id
+    assert (a.attributes["density"], c.attributes["density"], d.attributes["grade"]) == ("b", None, "reduced")
+    assert [record.official_split for record in (a, d)] == ["train", "test"] and c.findings == ()
+
+
+def test_it_is_prepared(tmp_path: Path) -> None:
+    prepared = prepare("manifest", tree(tmp_path / "own"), None, tmp_path / "cache")
+    table = prepared.table.set_index("finding_id")
+    assert prepared.counts()["margin"] == {"train": {"circumscribed": 0, "indistinct": 0, "spiculated": 2}}
+    assert table["has_fine"].sum() == 1 and sorted(table["area_px"])[-2:] == [400, 1200]
+    assert prepared.passport["grade"] == "full, reduced"
+    assert "P1" not in (prepared.folder / "passport.json").read_text()
+
+
+def test_only_four_columns_are_needed(tmp_path: Path) -> None:
+    root = tree(tmp_path, "a.png,P1,L,CC", "b.png,P2,R,MLO", header=",".join(NEEDED))
+    assert [record.has_mass for record in read(root)[0]] == [None, None]
+
+
+WRONG = {
+    "side": ("a.png,P1,X,CC,,,,,,,,,,,", "laterality is 'x', known are 'l'"),
+    "view": ("a.png,P1,L,XX,,,,,,,,,,,", "view is 'xx'"),
+    "no patient": ("a.png,,L,CC,,,,,,,,,,,", "patient is empty"),
+    "pathology": ("a.png,P1,L,CC,,,,cancer,,,,,,,", "pathology is 'cancer', known are 'benign', 'malignant'"),
+    "film": ("x.png,P1,L,CC,,,,,,,,,,,", "no file 'x.png'"),
+    "mask": ("a.png,P1,L,CC,,,,,m.png,,,,,,", "no file 'm.png'"),
+    "way out": ("../a.png,P1,L,CC,,,,,,,,,,,", "leads out of the folder"),
+    "absolute": ("/a.png,P1,L,CC,,,,,,,,,,,", "leads out of the folder"),
+    "box": ("a.png,P1,L,CC,,,,,,,1 2 3,,,,", "box is '1 2 3', x0 y0 x1 y1"),
+    "box of nan": ("a.png,P1,L,CC,,,,,,,1 2 nan 4,,,,", "x0 y0 x1 y1 were expected"),
+    "box without area": ("a.png,P1,L,CC,,,,,,,9 2 3 4,,,,", "has no area"),
+    "assessment": ("a.png,P1,L,CC,,,,,,,,,9,,", "assessment is '9'"),
+    "normal with a margin": ("a.png,P1,L,CC,normal,,spiculated,,,,,,,,", "a normal film has a margin"),
+    "ragged": ("a.png,P1,L,CC", "more or fewer values"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_row_is_named(wrong: str, tmp_path: Path) -> None:
+    row, said = WRONG[wrong]
+    root = tree(tmp_path / "own", "b.png,P2,R,CC,,,,,,,,,,,", row)
+    with pytest.raises(DataError) as error:
+        read(root)
+    assert said in str(error.value) and "manifest.csv, row 2" in str(error.value) and "\n" not in str(error.value)
+    found, report = read(root, skip_bad=True)
+    assert len(found) == 1 and sum(report.left_out.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("a.png,P2,L,CC,,,,,,,,,,,", "patient is 'P2', in an earlier row of this film 'P1'"),
+        ("a.png,P1,L,CC,normal,,,,,,,,,,", "normal in one row"),
+    ],
+)
+def test_rows_of_a_film_agree(second: str, said: str, tmp_path: Path) -> None:
+    root = tree(tmp_path, "a.png,P1,L,CC,mass,,,benign,,,1 1 9 9,,,,", second)
+    with pytest.raises(DataError, match=said):
+        read(root)
+
+
+def test_a_patient_on_two_sides_is_refused(tmp_path: Path) -> None:
+    own = [
+        ",".join([f"{n}.png,P{n},L,CC,,,,benign,,,1 1 30 30,,,", s])
+        for n, s in (("a", "train"), ("b", "train"), ("c", "test"))
+    ]
+    root = tree(tmp_path / "own", *own, "d.png,Pa,L,MLO,,,,benign,,,1 1 30 30,,,,test")
+    with pytest.raises(LeakError, match="two official sides"):
+        prepare("manifest", root, None, tmp_path / "cache").split()
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("image,patient,laterality", "no column 'view'"),
+        ("image,patient,laterality,view,patology", "column 'patology' is not known .*did you mean 'pathology'"),
+    ],
+)
+def test_a_wrong_header_is_named(header: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        read(tree(tmp_path, "a.png,P1,L,CC", header=header))
+
+
+def test_the_csv_may_have_another_name_but_lies_in_the_folder(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    (root / "manifest.csv").rename(root / "films.csv")
+    assert len(list(records(root, Options(file="films.csv"), Report()))) == 5
+    with pytest.raises(ConfigError, match="outside the folder"):
+        list(records(root, Options(file="../films.csv"), Report()))
+    with pytest.raises(DataError, match="cannot read the CSV"):
+        read(root)
+
+
+def test_the_page_tells_what_each_column_means() -> None:
+    assert make_manifest_table.table() in make_manifest_table.PAGE.read_text(encoding="utf-8")
+    assert set(HEADER.split(",")) == set(COLUMNS) and data.reader("manifest")
