@@ -85,10 +85,13 @@ def run_finals(
     Every seed is a run of its own; a failed one stays in the record with its reason. Raises ConfigError where a test
     side would be looked at again without a reason.
     """
+    # two tracks that one training serves are one final
+    claims = {
+        f"final-{config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode='json'))}": ready for ready, plan in finals
+    }
     with ExitStack() as held:
-        for ready, plan in finals:
-            settings = config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode="json"))
-            held.enter_context(ready.home.claim(f"final-{settings}", str(ready.cell)))
+        for name, ready in claims.items():
+            held.enter_context(ready.home.claim(name, str(ready.cell)))
         return _run_finals(finals, tracker, seen)
 
 
@@ -105,13 +108,18 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
             continue
         entry = _open_ledger(ready, plan, jobs[1])
         for seed, job in final_jobs(ready, plan, entry).items():
-            if seed in open_seeds:
+            if seed in open_seeds and job.folder not in {other.folder for _, _, other in waiting.values()}:
                 waiting[position * SEEDS + seed] = (ready, plan, job)
         for seed in open_seeds:
             needed += ready.all_requirements(plan.config, TUNING_SEED if plan.share_requirements else seed)
     if waiting:
         run_requirements(finals[0][0], needed, tracker, seen)
-        found |= _train(waiting, tracker, seen)
+        trained = _train(waiting, tracker, seen)
+        by_folder = {job.folder: trained.get(divmod(number, SEEDS)) for number, (_, _, job) in waiting.items()}
+        for position, (ready, plan) in enumerate(finals):
+            for seed, job in final_jobs(ready, plan).items():
+                if (run_id := by_folder.get(job.folder)) is not None:
+                    found[(position, seed)] = run_id
     for (position, seed), run_id in found.items():
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures

@@ -321,3 +321,21 @@ def test_a_final_carries_its_test_metrics(runs: Runs) -> None:
     values = [metrics["test/auroc_mean"] for metrics in found]
     assert sum(values) / 2 == pytest.approx(row["metrics"]["auroc_mean"]["value"])
     assert all(metrics["test/auroc_mean_n"] == row["metrics"]["auroc_mean"]["n"] for metrics in found)
+
+
+@pytest.mark.ray
+def test_two_tracks_of_one_training_are_trained_once(runs: Runs, tmp_path: Path) -> None:
+    suite = tmp_path / "both.yaml"
+    suite.write_text(
+        "name: both\ndata: {exams: {train: 24, validation: 12, test: 12}, level: easy, size: 128, roi: {strategy: box_scale, scale: 1.6}}\n"
+        "budget: {width: 0.0625, size: 32, batch: 12, samples: null, weights: none, trunk_blocks: 4}\n"
+        "settings: {protopnet: {warm_epochs: 0, joint_epochs: 1, h1_epochs: 1, prune: {rule: none}}}\n"
+        "search: {trials: 0}\nfinal: {seeds: 1}\ncells:\n"
+        "  - {methods: [protopnet], dataset: phantom, track: margin}\n"
+        "  - {methods: [protopnet], dataset: phantom, track: malignancy}\n"
+    )
+    said = here("bench", suite, "--out", tmp_path / "runs", "--json")
+    assert said.code == 0, said.stderr
+    assert [cell["status"] for cell in said.document["cells"]] == ["done", "done"]
+    assert len({run for cell in said.document["cells"] for run in cell["final"]}) == 1
+    assert len(Tracker(out=tmp_path / "runs").runs(kind="final")) == 1
