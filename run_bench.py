@@ -81,14 +81,34 @@ def _command(**settings: Any) -> Iterator["App"]:
 @app.command("list", epilog="Example: python run_bench.py list methods -v")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, datasets, spaces, suites, tracks or metrics; default all")
+        str, typer.Argument(help="methods, datasets, forms, spaces, suites, tracks or metrics; default all")
     ] = "all",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """What there is: methods, data sets, search spaces, suites, tracks and metrics."""
+    """What there is: methods, data sets, forms of the phantom, search spaces, suites, tracks and metrics."""
     with _command(as_json=as_json, verbose=verbose) as running:
         running.catalogue(what)
+
+
+@app.command(epilog="Example: python run_bench.py phantom /tmp/films --format vindr_mammo --exams 20")
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="a folder to be made: the films and their tables go there")],
+    form: Annotated[str, typer.Option("--format", help="a form of `list forms`")] = "manifest",
+    exams: Annotated[int, typer.Option(min=1, help="patients; a quarter of them are of the test side")] = 40,
+    size: Annotated[int | None, typer.Option(min=64, max=4096, help="height of a film, pixels; default 256")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the films; default 0")] = None,
+    quirk: Annotated[
+        list[str] | None, typer.Option(help="an oddity of the real files (`list forms -v`), or all; may be repeated")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write generated mammograms in the form of a real data set, to try its reader. --set sets the phantom's options."""
+    with _command(as_json=as_json, quiet=quiet) as running:
+        running.phantom(folder, form, exams, size, seed, quirk or [], config, set_ or [])
 
 
 @app.command(epilog="Example: python run_bench.py prepare phantom --set exams.train=40 --out runs")

@@ -133,6 +133,18 @@ class App:
         document = catalogue(what)
         self.talk.result(document, lambda console: show(console, document, self.verbose))
 
+    def phantom(
+        self, out: Path, form: str, count: int, size: int | None, seed: int | None, quirks: list[str],
+        config: Path | None, pairs: list[str],
+    ) -> None:  # fmt: skip
+        from bench.phantom import write_phantom
+
+        given = {name: value for name, value in (("size", size), ("seed", seed)) if value is not None}
+        settings = merge(self.settings(config, pairs), given)
+        with self.talk.progress(f"phantom as {form}") as update:
+            document = write_phantom(out, form, count, settings, quirks, update)
+        self.talk.result(document, lambda console: shows.phantom(console, document))
+
     def prepare(
         self, dataset: str, data_root: Path | None, skip_bad: bool, config: Path | None, pairs: list[str], protocol: str
     ) -> None:

@@ -12,10 +12,11 @@ import search_spaces
 from bench import suite
 from bench.metrics import METRICS
 from bench.space import flat
+from data import forms
 from data.errors import ConfigError
 from data.tracks import TRACKS
 
-KINDS = ("methods", "datasets", "spaces", "suites", "tracks", "metrics")
+KINDS = ("methods", "datasets", "forms", "spaces", "suites", "tracks", "metrics")
 
 
 def catalogue(what: str = "all") -> dict[str, Any]:
@@ -25,6 +26,7 @@ def catalogue(what: str = "all") -> dict[str, Any]:
     makers = {
         "methods": _methods,
         "datasets": _datasets,
+        "forms": _forms,
         "spaces": _spaces,
         "suites": _suites,
         "tracks": _tracks,
@@ -91,6 +93,14 @@ def _datasets() -> list[dict[str, Any]]:
     return found
 
 
+def _forms() -> list[dict[str, Any]]:
+    found = []
+    for name in forms.names():
+        form = forms.load(name).FORM
+        found.append({"name": name, "dataset": form.dataset, "summary": form.title, "quirks": dict(form.quirks)})
+    return found
+
+
 def _spaces() -> list[dict[str, Any]]:
     return [{"name": name, "published": search_spaces.published(name)} for name in search_spaces.names()]
 
@@ -137,4 +147,9 @@ def show(console: Console, document: Mapping[str, Any], verbose: bool) -> None:
                 details = Table("field", "default", "kind", "what it is", title=f"{entry['name']}: settings")
                 for name, field in entry["config"].items():
                     details.add_row(name, str(field["default"]), field["kind"], field["description"])
+                console.print(details)
+            if entry.get("quirks"):
+                details = Table("quirk", "what is done to the files", title=f"{entry['name']}: quirks")
+                for name, what in entry["quirks"].items():
+                    details.add_row(name, what)
                 console.print(details)

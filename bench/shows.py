@@ -7,6 +7,18 @@ from rich.console import Console
 from rich.table import Table
 
 
+def phantom(console: Console, document: Mapping[str, Any]) -> None:
+    known = document["known"]
+    console.print(
+        f"{document['folder']}: {known['records']} films, {known['findings']} findings, {known['patients']} patients, "
+        f"as {document['form']}; generated, not for clinical use",
+        markup=False,
+    )
+    console.print(
+        f"next: python run_bench.py prepare {document['dataset']} --data-root {document['folder']}", markup=False
+    )
+
+
 def prepared(console: Console, document: Mapping[str, Any]) -> None:
     table = Table(
         "track",

@@ -25,7 +25,7 @@ def _own_names() -> tuple[str, ...]:
     """Readers of this folder, told from their text alone: nothing is imported."""
     found = []
     for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("_"):
+        if module.name.startswith("_") or module.ispkg:
             continue
         text = Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
         if _CARD.search(text) and _RECORDS.search(text):

@@ -169,7 +169,9 @@ def _check_value(option: str, value: str) -> None:
 
 def test_the_command_line_page_names_every_command_and_option() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert set(COMMANDS) == {"list", "prepare", "train", "sweep", "final", "bench", "leaderboard", "explain", "ui"}
+    assert set(COMMANDS) == {
+        "list", "phantom", "prepare", "train", "sweep", "final", "bench", "leaderboard", "explain", "ui",
+    }  # fmt: skip
     for name, command in COMMANDS.items():
         assert re.search(rf"^\| `{name}[ `]", text, re.MULTILINE), f"no row for {name}"
         assert f"run_bench.py {name} " in text or name == "explain", f"no example of {name}"
