@@ -117,6 +117,14 @@ def prepare(
     out: Out = Path("runs"),
     data_root: DataRoot = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out what cannot be used, and list it")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="hash again what was prepared, and its files")] = False,
+    cache_limit: Annotated[
+        float | None,
+        typer.Option(callback=_above_zero, help="GB that OUT/cache may hold; default $MAMMOBENCH_CACHE_LIMIT, else any"),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="auto or HOST:PORT: decode on that cluster; default $RAY_ADDRESS, else this machine")
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     protocol: Protocol = "holdout",
@@ -125,8 +133,10 @@ def prepare(
     verbose: Verbose = False,
 ) -> None:
     """Index, check, split and decode a data set, once. --set and --config set the reader's options."""
-    with _command(out=out, as_json=as_json, quiet=quiet, verbose=verbose) as running:
-        running.prepare(dataset, data_root, skip_bad, config, set_ or [], protocol)
+    with _command(out=out, as_json=as_json, quiet=quiet, verbose=verbose, ray_address=ray_address) as running:
+        running.prepare(
+            dataset, data_root, skip_bad, config, set_ or [], protocol, verify=verify, cache_limit=cache_limit
+        )
 
 
 @app.command(epilog="Example: python run_bench.py train vgg16 phantom --track margin --config docs/examples/tiny.yaml")

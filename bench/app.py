@@ -146,9 +146,10 @@ class App:
         self.talk.result(document, lambda console: shows.phantom(console, document))
 
     def prepare(
-        self, dataset: str, data_root: Path | None, skip_bad: bool, config: Path | None, pairs: list[str], protocol: str
-    ) -> None:
-        from bench.prepare import document, prepare_data
+        self, dataset: str, data_root: Path | None, skip_bad: bool, config: Path | None, pairs: list[str], protocol: str,
+        *, verify: bool, cache_limit: float | None,
+    ) -> None:  # fmt: skip
+        from bench.prepare import Room, document, film_progress, prepare_data, refuse_differences, verify_data, work_all
         from data.inputs import Roi
 
         file = read_yaml(config) if config else {}
@@ -157,9 +158,25 @@ class App:
         if "roi" in options:
             resolve(Roi, group(options, "roi", "--config or --set"), "roi of --config or --set")
             self.talk.say("roi: understood, and not used here; train, sweep and final cut the regions by it")
-        with self.talk.progress(f"preparing {dataset}") as update:
-            prepared = prepare_data(self.home, dataset, options, data_root, skip_bad=skip_bad, progress=update)
-        found = document(prepared, protocol)
+        if verify:
+            with film_progress(self.talk, f"verifying {dataset}") as update:
+                prepared, verdict = verify_data(self.home, dataset, options, data_root, progress=update)
+            refuse_differences(verdict, self.talk.say)
+            verified = {"files": verdict.files, "pixel_rows": verdict.rows, "current": verdict.current}
+        else:
+            spread = work_all
+            if self._ray_address != "local":
+                from bench.cluster.prepare import over_nodes
+
+                self.cluster()
+                spread = over_nodes
+            with film_progress(self.talk, f"preparing {dataset}") as update:
+                prepared = prepare_data(
+                    self.home, dataset, options, data_root, skip_bad=skip_bad, progress=update, spread=spread,
+                    room=Room(cache_limit, self.talk.say),
+                )  # fmt: skip
+            verified = None
+        found = document(prepared, protocol) | {"verified": verified}
         self.talk.result(found, lambda console: shows.prepared(console, found))
 
     def train(

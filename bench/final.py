@@ -24,6 +24,7 @@ from bench.suite import Primary
 from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
 from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError
+from data.passport import summary
 from data.tracks import TRACKS
 from models.method import MethodConfig
 
@@ -220,6 +221,7 @@ def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
         "opened_before": entry[0]["opened_before"] if entry else 0,
         "reopened": plan.reopen or "",
         "forced": plan.force,
+        "passport": summary(ready.prepared.passport),
         "grades": ",".join(grade for grade in ready.prepared.passport["grade"].split(", ") if grade != "full"),
         "reduced": "; ".join(_reduced(ready, job)),
         "ledger_entry": job.ledger_entry or "",

@@ -114,7 +114,8 @@ def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path,
 def _place(sample: pd.Series, job: Job) -> str:
     """How large the region is and where on its film, which the picture alone does not tell."""
     x0, y0, x1, y1 = (round(float(sample[name])) for name in ("wx0", "wy0", "wx1", "wy1"))
-    return f"region {x1 - x0} x {y1 - y0} px at ({x0}, {y0}) of a film of {sample['width']} x {sample['height']} px"
+    mirrored = ", mirrored" if sample["flipped"] else ""
+    return f"region {x1 - x0} x {y1 - y0} px at ({x0}, {y0}) of a film of {sample['width']} x {sample['height']} px{mirrored}"
 
 
 def _job_file(home: Home, identity: str, kind: str) -> Path | None:

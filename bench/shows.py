@@ -32,13 +32,19 @@ def prepared(console: Console, document: Mapping[str, Any]) -> None:
     console.print(table)
     for item in document["left_out"]:
         console.print(f"left out: {item['count']} x {item['reason']}", markup=False)
-    if document["masks_shared"]:
-        console.print(
-            f"look: {document['masks_shared']} masks belong, pixel by pixel, to lesions of more than one patient; "
-            "is a patient in twice?"
-        )
+    if document["published"]:
+        pairs = [
+            f"{name.replace('/', ' ')} {p['published']} ({p['here']})" for name, p in document["published"].items()
+        ]
+        console.print(f"published (here): {', '.join(pairs)}", markup=False)
+    for sentence in document["warnings"]:
+        console.print(f"look: {sentence}", markup=False)
     if document["problems"]:
         console.print(f"which, by file and row: {document['problems_file']}", markup=False)
+    if verified := document["verified"]:
+        console.print(f"verified: {verified['files']} files, {verified['pixel_rows']} rows of pixels, all as prepared")
+        if not verified["current"]:
+            console.print("their sizes, times or places are others: without --verify, prepare decodes them again")
     console.print(f"passport: {document['passport']}", markup=False)
     console.print("next: train, sweep or final on it, with the same --config, --set and --data-root", markup=False)
 

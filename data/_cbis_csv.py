@@ -6,22 +6,29 @@ from dataclasses import dataclass
 
 from data._csv import Refusal
 
-# The name in the current CSVs first, then that of the form of 2017.
-COLUMNS: Mapping[str, tuple[str, ...]] = {
+# The name in the current CSVs first, then that of the form of 2017, which is known of the mass CSVs alone.
+_SHARED: Mapping[str, tuple[str, ...]] = {
     "patient": ("patient_id",),
     "density": ("breast_density", "breast density"),
     "side": ("left or right breast", "side"),
     "view": ("image view", "view"),
     "abnormality": ("abnormality id", "abn_num"),
     "type": ("abnormality type", "abnormality_type"),
-    "shape": ("mass shape", "mass_shape"),
-    "margins": ("mass margins", "mass_margins"),
     "assessment": ("assessment",),
     "pathology": ("pathology",),
     "subtlety": ("subtlety",),
     "film": ("image file path", "od_img_path"),
     "crop": ("cropped image file path", "od_crop_path"),
     "mask": ("ROI mask file path", "mask_path"),
+}
+MASS, CALC = "mass", "calcification"  # as in the column "abnormality type"
+COLUMNS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    MASS: {**_SHARED, "shape": ("mass shape", "mass_shape"), "margins": ("mass margins", "mass_margins")},
+    CALC: {**_SHARED, "calc_type": ("calc type",), "calc_distribution": ("calc distribution",)},
+}
+WORDS = {  # columns that are kept as they are written -> their attribute
+    MASS: {"shape": "shape", "margins": "margin_text"},
+    CALC: {"calc_type": "calc_type", "calc_distribution": "calc_distribution"},
 }
 MARGIN_OF = {"CIRCUMSCRIBED": "circumscribed", "ILL_DEFINED": "indistinct", "SPICULATED": "spiculated"}
 OTHER_MARGINS = ("OBSCURED", "MICROLOBULATED", "N/A")
@@ -42,19 +49,19 @@ class Place:
 
 @dataclass(frozen=True)
 class Row:
-    """One mass in one view. `number` counts the rows below the header from 1."""
+    """One lesion in one view. `number` counts the rows below the header from 1; `words`: attributes as written."""
 
+    kind: str  # MASS | CALC
     file: str
     number: int
     patient: str
     side: str  # L | R
     view: str  # CC | MLO
     abnormality: str
-    margin_text: str
     margin: str | None
     pathology: str
     malignant: bool
-    shape: str
+    words: Mapping[str, str]
     density: str | None
     assessment: float | None
     subtlety: float | None
@@ -67,29 +74,30 @@ class Row:
         return f"{self.file}, row {self.number}"
 
 
-def read_row(file: str, number: int, cells: dict[str, str] | None) -> Row:
-    """A row with its labels checked against the known values. Raises Refusal."""
+def read_row(kind: str, file: str, number: int, cells: dict[str, str] | None) -> Row:
+    """A row of a CSV of one kind, with its labels checked against the known values. Raises Refusal."""
     if cells is None:
         raise Refusal("more or fewer values than the header has columns", "row that cannot be read", "mend the row")
     if not cells["patient"] or not cells["abnormality"]:
         raise Refusal("no patient_id or no abnormality id", "row that cannot be read", "mend the row")
-    margins = dict.fromkeys(cells["margins"].split("-"))  # a word that stands there twice says it once
-    for margin in margins:
-        _known("mass margins", margin, (*MARGIN_OF, *OTHER_MARGINS))
-    _known("abnormality type", cells["type"], ("mass",))
+    margins = dict.fromkeys(cells.get("margins", "").split("-"))  # a word that stands there twice says it once
+    if kind == MASS:
+        for margin in margins:
+            _known("mass margins", margin, (*MARGIN_OF, *OTHER_MARGINS))
+    _known("abnormality type", cells["type"], (kind,))
     crop, mask = _place("cropped image file path", cells["crop"]), _place("ROI mask file path", cells["mask"])
     return Row(
+        kind=kind,
         file=file,
         number=number,
         patient=cells["patient"].upper(),  # P_00021; the same patient must not sit on two sides as p_00021
         side=SIDES[_known("left or right breast", cells["side"], SIDES)],
         view=VIEWS[_known("image view", cells["view"], VIEWS)],
         abnormality=cells["abnormality"],
-        margin_text=cells["margins"],
         margin=MARGIN_OF.get("-".join(margins)),
         pathology=cells["pathology"],
         malignant=MALIGNANT_OF[_known("pathology", cells["pathology"], MALIGNANT_OF)],
-        shape=cells["shape"],
+        words={name: cells[key] for key, name in WORDS[kind].items()},
         density=DENSITY_OF[_known("breast_density", cells["density"], DENSITY_OF)],
         assessment=_grade("assessment", cells["assessment"]),
         subtlety=_grade("subtlety", cells["subtlety"]),
@@ -103,7 +111,7 @@ def cited_names(cells: dict[str, str] | None) -> list[str]:
     found: list[str] = []
     for key in ("film", "crop", "mask"):
         try:
-            place = _place(COLUMNS[key][0], (cells or {}).get(key, ""))
+            place = _place(_SHARED[key][0], (cells or {}).get(key, ""))
         except Refusal:
             continue
         found += [place.folder, place.series]

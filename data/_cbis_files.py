@@ -1,10 +1,8 @@
 """The files of a CBIS-DDSM download, found by the series in their headers; crop and mask told apart by content."""
 
-import os
-import stat
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,40 +27,23 @@ class Files:
     series: dict[str, list[Header]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def _broken_in(self) -> dict[str, str]:
+        """Folder name -> the first broken file below it."""
+        found: dict[str, str] = {}
+        for path in self.broken:
+            for folder in path.split("/")[:-1]:
+                found.setdefault(folder, path)
+        return found
+
     def broken_of(self, *places: Place) -> str | None:
-        """The broken file that lies in a folder named after one of these series (or, older downloads, lesions)."""
-        names = {name for place in places for name in (place.series, place.folder)}
-        return next((path for path in self.broken if names.intersection(path.split("/")[:-1])), None)
-
-
-def walk(root: Path) -> Iterator[str]:
-    """Every file below a root, relative and with /, in a fixed order; linked folders are followed, each folder once.
-
-    A link to nothing is a file that cannot be read. Pipes and sockets are no files: to open one is to wait for ever.
-    """
-    seen: set[tuple[int, int]] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        state = Path(folder).stat()
-        if (state.st_dev, state.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        below.sort()
-        relative = Path(folder).relative_to(root)
-        for name in sorted(names):
-            if _is_file(Path(folder, name)):
-                yield (relative / name).as_posix()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # of a link to nothing: the row that needs the file will say so
-        return True
+        """A broken file that lies in a folder named after one of these series (or, older downloads, lesions)."""
+        names = [place.series for place in places] + [place.folder for place in places]
+        return next((self._broken_in[name] for name in names if name in self._broken_in), None)
 
 
 def scan(root: Path, paths: list[str]) -> Files:
-    """Read the headers of all DICOM files among the paths, whatever their names (about 1 s for 2,400 files)."""
+    """Read the headers of all DICOM files among the paths, whatever their names (10,000 of them: 4 s on two cores)."""
     files = Files(root)
 
     def header(path: str) -> Header | DataError:

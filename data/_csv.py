@@ -18,7 +18,11 @@ class Refusal(Exception):
 
 
 def read_cells(
-    path: Path, file: str, columns: Mapping[str, tuple[str, ...]], optional: Container[str] = ()
+    path: Path,
+    file: str,
+    columns: Mapping[str, tuple[str, ...]],
+    optional: Container[str] = (),
+    delimiter: str = ",",
 ) -> list[tuple[int, dict[str, str] | None]]:
     """The rows below the header, numbered from 1, as dictionaries with the keys of `columns`, blanks around values removed;
     None where a row is ragged.
@@ -33,15 +37,19 @@ def read_cells(
     except OSError as error:
         raise DataError(f"cannot read the CSV: {error.strerror}", file, "check the file and its permissions") from error
     try:
-        reader = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""), strict=True)
+        reader = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
         lines = [line for line in reader if line]
     except UnicodeDecodeError as error:
-        raise DataError("the CSV is not UTF-8 text", _row_at(text, error.start, file), "save it as UTF-8") from error
+        raise DataError(
+            "the CSV is not UTF-8 text", _row_at(text, error.start, file, delimiter), "save it as UTF-8"
+        ) from error
     except csv.Error as error:
         where = f"{file}, line {reader.line_num}"
         raise DataError(f"the CSV is damaged: {error}", where, "download it again") from error
     if (nul := text.find(b"\0")) >= 0:
-        raise DataError("the CSV holds NUL bytes", _row_at(text, nul, file), "download it again, or save it as UTF-8")
+        raise DataError(
+            "the CSV holds NUL bytes", _row_at(text, nul, file, delimiter), "download it again, or save it as UTF-8"
+        )
     if not lines:
         raise DataError("the CSV is empty", file, "download it again")
     header = [name.strip() for name in lines[0]]
@@ -53,7 +61,7 @@ def read_cells(
     missing = [columns[key][0] for key, position in at.items() if position is None and key not in optional]
     if missing:
         known = f"no column {', '.join(repr(name) for name in missing)}"
-        raise DataError(known, file, "download it again, or put the column back (comma-separated)")
+        raise DataError(known, file, f"download it again, or put the column back (separated by {delimiter!r})")
     known_names = [name for names in columns.values() for name in names]
     for name in header:
         near = difflib.get_close_matches(name.lower(), known_names, n=1, cutoff=0.8) if name not in known_names else []
@@ -67,9 +75,11 @@ def read_cells(
     ]
 
 
-def _row_at(text: bytes, position: int, file: str) -> str:
+def _row_at(text: bytes, position: int, file: str, delimiter: str) -> str:
     """The row that holds a byte of the file."""
     before = text[:position].decode("utf-8-sig", errors="replace")
-    rows: Iterator[list[str]] = (line for line in csv.reader(io.StringIO(before, newline="")) if line)
+    rows: Iterator[list[str]] = (
+        line for line in csv.reader(io.StringIO(before, newline=""), delimiter=delimiter) if line
+    )
     number = sum(1 for _ in rows) - 1
     return f"{file}, row {number}" if number > 0 else file

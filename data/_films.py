@@ -1,20 +1,26 @@
 """The work on one film: decode it and its masks once, check them, measure them, write the regions asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import hashlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from data._store import PixelSpec, create_rows, disk_errors, require_space, write_rows
-from data.errors import DataError, MachineError
+from data import _pool
+from data._breast import Pose, pose_of
+from data._folder import disk_errors, require_space
+from data._look import Look, look_at
+from data._negatives import KIND, PER_FILM, lesion_free
+from data._store import PixelSpec, RowSum, create_rows, has_rows, write_rows
+from data.dicom import PixelFacts
+from data.errors import DataError
 from data.inputs import Roi
 from data.record import Box, Finding, Pixels, Record, place_of
-from data.roi import cut, grey_limits
+from data.roi import cut, grey_limits, jitter_of
 
 ARRAYS: dict[str, type[np.generic]] = {"image": np.uint16, "mask": np.uint8, "fine": np.uint8}
 
@@ -37,6 +43,7 @@ class Film:
     slots: tuple[Slot, ...] = ()
     grey_from: Pixels | None = None
     boxes_from: tuple[Finding, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()  # of lesion-free regions: widths and heights to draw from
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,17 @@ class FilmFacts:
     height: int = 0
     width: int = 0
     image_hash: str = ""
+    pixel_hash: str = ""  # of the decoded film: one film under two headers has one
+    look: Look | None = None
+    source: PixelFacts | None = None  # of a file: what its header says
     grey: tuple[float, float] = (0.0, 0.0)
     broken: bool = False
     findings: list[FindingFacts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     unplaced: int = 0  # findings with neither mask nor box: known to exist, not where
+    pose: Pose = Pose()  # noqa: RUF009 - frozen
     windows: dict[str, Box] = field(default_factory=dict)  # finding_id -> the window that was cut
+    sums: list[RowSum] = field(default_factory=list)  # of the rows that were written
 
 
 @dataclass
@@ -104,6 +116,7 @@ def work(film: Film, spec: PixelSpec | None, folder: Path | None, check: bool) -
     facts = FilmFacts(film.record.record_id)
     try:
         facts.image_hash = _fingerprint(film.record.image) if check else ""
+        facts.source = _header(film.record.image) if check else None
         image = _film_pixels(film.record.image)
         grey_source = image if film.grey_from is None else _film_pixels(film.grey_from)
     except _BadPixelsError as bad:
@@ -111,13 +124,18 @@ def work(film: Film, spec: PixelSpec | None, folder: Path | None, check: bool) -
         facts.problems.append(bad.problem)
         return facts
     facts.height, facts.width = image.shape
-    decoded = list(_findings(film, image.shape, facts, check))
-    facts.findings = [item.facts for item in decoded]
+    if check:
+        facts.pixel_hash, facts.look = _pixel_hash(image), look_at(image)
     facts.grey = grey_limits(grey_source, spec.roi if spec is not None else Roi())
+    decoded = _findings(film, image.shape, facts, check)
     if spec is None or folder is None:
+        facts.findings = [item.facts for item in decoded]
         return facts
+    facts.pose = pose_of(grey_source, film.record.laterality, spec.roi)
+    slots = {slot.finding_id: slot for slot in film.slots}
     with disk_errors(folder):
-        _write(film, spec, folder, image, decoded, facts)
+        for region in _REGIONS[spec.unit](film, spec, image, decoded, facts):
+            _write(slots[region.finding_id], region, spec, folder, image, facts)
     return facts
 
 
@@ -133,9 +151,25 @@ def _film_pixels(pixels: Pixels) -> np.ndarray:
     return image
 
 
+def _pixel_hash(image: np.ndarray) -> str:
+    """Of the grey values and the shape, whatever the type they are held in."""
+    values = np.ascontiguousarray(image, dtype=np.float32)
+    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+
+
 def _read(pixels: Pixels) -> np.ndarray:
     with _named(pixels):
         return np.asarray(pixels.read())
+
+
+def _header(pixels: Pixels) -> PixelFacts | None:
+    """What a file's header says; generated pixels have none."""
+    facts = getattr(pixels, "facts", None)
+    if facts is None:
+        return None
+    with _named(pixels):
+        found: PixelFacts = facts()
+        return found
 
 
 def _fingerprint(pixels: Pixels) -> str:
@@ -237,39 +271,77 @@ def _overlap(a: Box, b: Box) -> bool:
     return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
 
 
-def _write(
-    film: Film, spec: PixelSpec, folder: Path, image: np.ndarray, decoded: Sequence[_Decoded], facts: FilmFacts
-) -> None:
-    """Cut every slot's region and write it. A finding that had a problem leaves its slot unused."""
-    by_id = {item.facts.finding_id: item for item in decoded}
-    for slot in film.slots:
-        if spec.unit == "image":
-            masses = [item for item in decoded if item.finding.kind == "mass"]
-            mask, fine, box = _union([item.mask for item in masses]), _union([item.fine for item in masses]), None
-        elif slot.finding_id in by_id:
-            item = by_id[slot.finding_id]
-            mask, fine, box = item.mask, item.fine, item.facts.box
-        else:
-            continue
-        masks = {"mask": mask, "fine": fine}
-        present = [name for name, value in masks.items() if value is not None]
-        region = cut(
-            image, [m for m in masks.values() if m is not None], box, spec.roi, spec.size, spec.margin, facts.grey
-        )
-        facts.windows[slot.finding_id] = region.window
-        write_rows(folder / "image.npy", [(slot.row, np.rint(region.image * 65535))])
-        for name, pixels in zip(present, region.masks, strict=True):
-            row = slot.mask_row if name == "mask" else slot.fine_row
-            write_rows(folder / f"{name}.npy", [(row, np.rint(pixels * 255))])
+@dataclass
+class _Region:
+    """What one slot shows: masks and box in film pixels; box None: the whole film."""
+
+    finding_id: str
+    mask: np.ndarray | None = None
+    fine: np.ndarray | None = None
+    box: Box | None = None
 
 
-def _union(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    known = [mask for mask in masks if mask is not None]
-    return np.logical_or.reduce(known) if known else None
+def _of_findings(
+    film: Film, spec: PixelSpec, image: np.ndarray, decoded: Iterator[_Decoded], facts: FilmFacts
+) -> Iterator[_Region]:
+    """One after the other: a film of many findings holds the masks of one at a time."""
+    for item in decoded:
+        facts.findings.append(item.facts)
+        yield _Region(item.facts.finding_id, item.mask, item.fine, item.facts.box)
 
 
-def films_of(records: Sequence[Record], spec: PixelSpec | None) -> tuple[list[Film], dict[str, int]]:
-    """The jobs, with a slot for each sample, and how many rows each array needs. Raises DataError for a lost origin."""
+def _of_film(
+    film: Film, spec: PixelSpec, image: np.ndarray, decoded: Iterator[_Decoded], facts: FilmFacts
+) -> Iterator[_Region]:
+    """The whole film with the masks of all its masses as one."""
+    whole = _Region("")
+    for item in decoded:
+        facts.findings.append(item.facts)
+        if item.finding.kind == "mass":
+            whole.mask, whole.fine = _union(whole.mask, item.mask), _union(whole.fine, item.fine)
+    yield whole
+
+
+def _free_of_lesions(
+    film: Film, spec: PixelSpec, image: np.ndarray, decoded: Iterator[_Decoded], facts: FilmFacts
+) -> Iterator[_Region]:
+    """Lesion-free regions; a slot for which none was found stays unused."""
+    facts.findings = [item.facts for item in decoded]
+    lesions = [found.box for found in facts.findings]
+    boxes = lesion_free(image, film.record.record_id, lesions, film.sizes, spec.roi, spec.margin)
+    for slot, box in zip(film.slots, boxes, strict=False):
+        yield _Region(slot.finding_id, box=box)
+
+
+_REGIONS = {"finding": _of_findings, "image": _of_film, KIND: _free_of_lesions}  # by unit
+
+
+def _union(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    return other if one is None else one if other is None else one | other
+
+
+def _write(slot: Slot, region: _Region, spec: PixelSpec, folder: Path, image: np.ndarray, facts: FilmFacts) -> None:
+    """Cut a region and write it to its slot."""
+    masks = {"mask": region.mask, "fine": region.fine}
+    present = [name for name, value in masks.items() if value is not None]
+    found = cut(
+        image, [m for m in masks.values() if m is not None], region.box, spec.roi, spec.size, spec.margin, facts.grey,
+        facts.pose, jitter_of(spec.roi, slot.finding_id),
+    )  # fmt: skip
+    facts.windows[slot.finding_id] = found.window
+    facts.sums += write_rows(folder / "image.npy", [(slot.row, np.rint(found.image * 65535))])
+    for name, pixels in zip(present, found.masks, strict=True):
+        row = slot.mask_row if name == "mask" else slot.fine_row
+        facts.sums += write_rows(folder / f"{name}.npy", [(row, np.rint(pixels * 255))])
+
+
+def films_of(
+    records: Sequence[Record], spec: PixelSpec | None, sizes: Sequence[tuple[int, int]] = ()
+) -> tuple[list[Film], dict[str, int]]:
+    """The jobs, with a slot for each sample, and how many rows each array needs. Raises DataError for a lost origin.
+
+    sizes: of the unit negative: widths and heights to draw lesion-free regions from.
+    """
     by_id = {record.record_id: record for record in records}
     counts = dict.fromkeys(ARRAYS, 0)
     films = []
@@ -283,7 +355,7 @@ def films_of(records: Sequence[Record], spec: PixelSpec | None) -> tuple[list[Fi
             )
         slots = tuple(_slots(record, spec, counts)) if spec else ()
         grey, findings = (origin.image, origin.findings) if origin else (None, ())
-        films.append(Film(record, slots, grey, findings))
+        films.append(Film(record, slots, grey, findings, tuple(sizes)))
     return films, counts
 
 
@@ -292,6 +364,10 @@ def _slots(record: Record, spec: PixelSpec, counts: dict[str, int]) -> Iterator[
         counts[array] += wanted
         return counts[array] - 1 if wanted else -1
 
+    if spec.unit == KIND:
+        for number in range(PER_FILM):
+            yield Slot(f"{KIND} {number}", next_row("image", True))
+        return
     if spec.unit == "image":
         masses = [finding for finding in record.findings if finding.kind == "mass"]
         has_mask, has_fine = any(f.mask is not None for f in masses), any(f.fine_mask is not None for f in masses)
@@ -302,46 +378,39 @@ def _slots(record: Record, spec: PixelSpec, counts: dict[str, int]) -> Iterator[
         yield Slot(f.finding_id, *rows)
 
 
-def create_arrays(folder: Path, spec: PixelSpec, counts: dict[str, int]) -> None:
-    """The empty array files of a pixel cache. Raises MachineError if the disk cannot hold them."""
+def array_bytes(spec: PixelSpec, counts: dict[str, int]) -> int:
+    """What the arrays of a pixel cache take on the disk."""
     height, width = spec.cut_size
-    require_space(
-        folder, sum(counts[name] * height * width * np.dtype(dtype).itemsize for name, dtype in ARRAYS.items())
-    )
-    for name, dtype in ARRAYS.items():
-        create_rows(folder / f"{name}.npy", counts[name], (height, width), dtype)
+    return sum(counts[name] * height * width * np.dtype(dtype).itemsize for name, dtype in ARRAYS.items())
+
+
+def create_arrays(folder: Path, spec: PixelSpec, counts: dict[str, int]) -> None:
+    """The array files of a pixel cache, empty; one that is there already is kept if it has the same form.
+
+    Raises MachineError if the disk cannot hold them.
+    """
+    missing = [
+        name for name in ARRAYS if not has_rows(folder / f"{name}.npy", counts[name], spec.cut_size, ARRAYS[name])
+    ]
+    there = sum((folder / f"{name}.npy").stat().st_blocks * 512 for name in ARRAYS if name not in missing)
+    require_space(folder, max(0, array_bytes(spec, counts) - there))
+    for name in missing:
+        create_rows(folder / f"{name}.npy", counts[name], spec.cut_size, ARRAYS[name])
+
+
+class Spread(Protocol):
+    """How films are worked on by many: `work_all`, or over the nodes of a cluster (bench/cluster/prepare.py)."""
+
+    def __call__(
+        self, films: Iterable[Film], spec: PixelSpec | None, folder: Path | None, *, check: bool, processes: int
+    ) -> Generator[FilmFacts, None, None]: ...
 
 
 def work_all(
-    films: Sequence[Film],
-    spec: PixelSpec | None,
-    folder: Path | None,
-    *,
-    check: bool,
-    processes: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[FilmFacts]:
-    """The facts of all films, in their order; by several processes if asked for."""
+    films: Iterable[Film], spec: PixelSpec | None, folder: Path | None, *, check: bool, processes: int
+) -> Generator[FilmFacts, None, None]:
+    """The facts of all films, as they are finished; by several processes of this machine if asked for.
 
-    def told(done: int) -> None:
-        if progress is not None:
-            progress(done, len(films))
-
-    if processes <= 1 or len(films) < 2:
-        for done, film in enumerate(films, start=1):
-            yield work(film, spec, folder, check)
-            told(done)
-        return
-    pool = ProcessPoolExecutor(min(processes, len(films)), get_context("spawn"))
-    futures: list[Future[FilmFacts]] = []
-    try:
-        futures = [pool.submit(work, film, spec, folder, check) for film in films]
-        for done, future in enumerate(futures, start=1):
-            yield future.result()
-            told(done)
-    except BrokenProcessPool as error:
-        raise MachineError(
-            "a process that decodes films died, perhaps for want of memory", "prepare", "try again with fewer processes"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    Films are taken only as processes become free. Raises MachineError if a process died or the disk is full.
+    """
+    return _pool.each(partial(work, spec=spec, folder=folder, check=check), films, processes)

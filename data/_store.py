@@ -1,42 +1,23 @@
-"""Where prepared pixels lie on disk: arrays that are written row by row and read row by row, and folders made at once.
+"""Where prepared pixels lie on disk: arrays that are written row by row and read row by row."""
 
-A folder is built under a temporary name, gets its DONE marker last and is then renamed, all under a lock: whoever is
-killed in the middle leaves nothing that a later reader takes for finished work.
-"""
-
-import errno
 import hashlib
+import io
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.lib import format as npy
 
-from data.errors import DataError, MachineError
+from data._folder import ARRAY, damaged, read_errors, use
 from data.inputs import Roi
 
-VERSION = 2  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
-DONE = "DONE"
-_ROOM, _ALLOW = "make room or choose another --out", "allow it or choose another --out"
-_FILE = ("a file stands where a folder is needed", "move that file away or choose another --out")
-_DISK_ERRORS = {  # what happened, and what to do about it
-    errno.ENOSPC: ("the disk is full", _ROOM),
-    errno.EDQUOT: ("the disk quota is used up", _ROOM),
-    errno.EFBIG: ("the file would be larger than allowed", _ALLOW),
-    errno.EACCES: ("no permission to write", _ALLOW),
-    errno.EPERM: ("no permission to write", _ALLOW),
-    errno.EROFS: ("the file system is read-only", "choose another --out"),
-    errno.ENOTDIR: _FILE,
-    errno.EEXIST: _FILE,
-    errno.EIO: ("the disk cannot be written", "check the disk or choose another --out"),
-}
+VERSION = 3  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
 
 
 @dataclass(frozen=True)
@@ -56,8 +37,7 @@ class PixelSpec:
     @property
     def key(self) -> str:
         """Name of the folder: a hash of the settings that matter under this strategy."""
-        unused = {"min_side": self.roi.strategy != "max224", "scale": self.roi.strategy != "box_scale"}
-        roi = self.roi.model_dump(exclude={name for name, drop in unused.items() if drop})
+        roi = self.roi.model_dump(exclude=self.roi.unused)
         return hash_of({"version": VERSION, "roi": roi, "size": self.size, "margin": self.margin, "unit": self.unit})[
             :16
         ]
@@ -68,88 +48,43 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
 
 
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what a full or unwritable disk raises into one line that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        what, do = _DISK_ERRORS[error.errno]
-        raise MachineError(f"cannot write: {what}", str(folder), do) from error
+class RowSum(NamedTuple):
+    """What was written into a row of an array file."""
 
-
-@contextmanager
-def read_errors(path: Path) -> Iterator[None]:
-    """Turns what a lost or damaged file of finished work raises into one line that names it."""
-    try:
-        yield
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> DataError:
-    # relative to the cache: <data set>-<key>/FILE or <data set>-<key>/pixels/<key>/FILE
-    parts = path.parts[-4:] if path.parent.parent.name == "pixels" else path.parts[-2:]
-    return DataError(
-        "a file of the prepared data is damaged or missing",
-        "/".join(parts),
-        f"delete the folder {'/'.join(parts[:-1])} of the cache (OUT/cache) and run again",
-    )
-
-
-def is_done(folder: Path) -> bool:
-    return (folder / DONE).is_file()
-
-
-def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """The finished `folder`, built by `build(temporary folder)` unless it exists. Several processes may ask at once."""
-    if is_done(folder):
-        return folder
-    with disk_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if is_done(folder):  # another process was faster
-                return folder
-            part = folder.with_name(f"{folder.name}.part")
-            for leftover in (part, folder):  # of a process that was killed: the lock says that none is at work here
-                if leftover.exists():
-                    shutil.rmtree(leftover)
-            part.mkdir()
-            try:
-                build(part)
-            except BaseException:
-                shutil.rmtree(part, ignore_errors=True)
-                raise
-            (part / DONE).write_text("", encoding="utf-8")
-            part.rename(folder)
-    return folder
-
-
-def require_space(folder: Path, n_bytes: int) -> None:
-    """Raises MachineError if the disk cannot hold so much more."""
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
-        raise MachineError(
-            f"preparing needs {n_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
-            str(folder),
-            "make room or choose another --out",
-        )
+    array: str  # name of the file without .npy
+    row: int
+    crc: int  # CRC-32 of its bytes
 
 
 def create_rows(path: Path, rows: int, size: tuple[int, int], dtype: type[np.generic]) -> None:
     """An empty .npy file for (rows, H, W), sparse where the file system allows it."""
     with path.open("wb") as file:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *size)}
-        npy.write_array_header_1_0(file, header)
+        file.write(_header_of(rows, size, dtype))
         file.truncate(file.tell() + rows * size[0] * size[1] * np.dtype(dtype).itemsize)
 
 
-def write_rows(path: Path, rows: Sequence[tuple[int, np.ndarray]]) -> None:
+def has_rows(path: Path, rows: int, size: tuple[int, int], dtype: type[np.generic]) -> bool:
+    """Whether there is such a file as `create_rows` makes, whatever is in its rows."""
+    header = _header_of(rows, size, dtype)
+    try:
+        with path.open("rb") as file:
+            whole = len(header) + rows * size[0] * size[1] * np.dtype(dtype).itemsize
+            return file.read(len(header)) == header and path.stat().st_size == whole
+    except FileNotFoundError:
+        return False
+
+
+def _header_of(rows: int, size: tuple[int, int], dtype: type[np.generic]) -> bytes:
+    text = io.BytesIO()
+    npy.write_array_header_1_0(text, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *size)})
+    return text.getvalue()
+
+
+def write_rows(path: Path, rows: Sequence[tuple[int, np.ndarray]]) -> list[RowSum]:
     """Write rows of an array file; not through a memory map, where a full disk kills the process instead of raising."""
+    sums: list[RowSum] = []
     if not rows:
-        return
+        return sums
     with path.open("r+b") as file:
         offset, shape, dtype = _header(path)
         row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
@@ -157,9 +92,28 @@ def write_rows(path: Path, rows: Sequence[tuple[int, np.ndarray]]) -> None:
             data = np.ascontiguousarray(pixels, dtype=dtype).tobytes()
             if len(data) != row_bytes or not 0 <= row < shape[0]:
                 raise ValueError(f"row {row} of {len(data)} bytes does not fit {path.name} of shape {shape}")
+            sums.append(RowSum(path.stem, row, zlib.crc32(data)))
             while data:
                 written = os.pwrite(file.fileno(), data, offset + (row + 1) * row_bytes - len(data))
                 data = data[written:]
+    return sums
+
+
+def changed_rows(folder: Path, sums: Iterable[RowSum]) -> set[RowSum]:
+    """Those rows of the folder's arrays that are not as they were written. An array that is lost has none left."""
+    changed: set[RowSum] = set()
+    for array, of_array in groupby(sorted(sums), lambda one: one.array):
+        path = folder / f"{array}{ARRAY}"
+        if not path.is_file():
+            changed.update(of_array)
+            continue
+        offset, shape, dtype = _header(path)
+        row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+        with path.open("rb") as file:
+            for one in of_array:
+                if zlib.crc32(os.pread(file.fileno(), row_bytes, offset + one.row * row_bytes)) != one.crc:
+                    changed.add(one)
+    return changed
 
 
 def _header(path: Path) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
@@ -172,19 +126,21 @@ def _header(path: Path) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
 class Rows:
     """Some rows of an array file, memory-mapped, by position. Only these rows are mapped: no other can be reached.
 
-    A row number of -1 stands for "none": its position gives zeros. Pickles as a path and row numbers.
+    A row number of -1 stands for "none": its position gives zeros. Pickles as a path and row numbers. The file's folder
+    is not removed meanwhile to make room (data/_room.py).
     """
 
     def __init__(self, path: Path, rows: Sequence[int] | np.ndarray) -> None:
         self._path = path
         self._rows = np.asarray(rows, dtype=np.int64)
+        self._use = use(path.parent)
         self._views = self._mapped()
 
     def _mapped(self) -> list[np.ndarray]:
         offset, shape, dtype = _header(self._path)
         row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
         if self._path.stat().st_size < offset + shape[0] * row_bytes:
-            raise _damaged(self._path)
+            raise damaged(self._path)
         views: dict[int, np.ndarray] = {-1: np.zeros(shape[1:], dtype)}
         views[-1].flags.writeable = False
         wanted = np.unique(self._rows[self._rows >= 0])
@@ -210,4 +166,24 @@ class Rows:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._use = use(self._path.parent)
         self._views = self._mapped()
+
+
+class Joined(Rows):
+    """The rows of several files, one file after another; `order`: positions in that row of rows."""
+
+    def __init__(self, parts: Sequence[Rows], order: np.ndarray | None = None) -> None:
+        self._parts = tuple(parts)
+        self._order = np.arange(sum(map(len, parts))) if order is None else order
+        views = [part[i] for part in parts for i in range(len(part))]
+        self._views = [views[i] for i in self._order.tolist()]
+
+    def take(self, positions: Sequence[int] | np.ndarray) -> "Joined":
+        return Joined(self._parts, self._order[np.asarray(positions, dtype=np.int64)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_parts": self._parts, "_order": self._order}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_parts"], state["_order"])  # type: ignore[misc]

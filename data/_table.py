@@ -1,23 +1,22 @@
-"""The table of a prepared data set, its hash, its passport, and the index of its pixels: values in, values out.
+"""The table of a prepared data set, its hash, its counts, and the index of its pixels: values in, values out.
 
 Columns: record_id, finding_id ("" = a record without finding), lesion_id, patient (public hash), laterality, view,
 kind, margin (position in MARGINS), malignant, has_mass (-1 = unknown), official_split ("" = none), height, width,
-x0 y0 x1 y1 (film pixels), area_px (of the mask; of the box without one), has_mask, has_fine, image_hash, mask_hash,
-fine_hash, counterfactual_of ("" = none), boxes_complete (no finding of the film was left out), and attr_<name>.
+x0 y0 x1 y1 (film pixels), area_px (of the mask; of the box without one), has_mask, has_fine, image_hash (of the file), pixel_hash (of the decoded
+film), look (perceptual hash), mask_hash, fine_hash, counterfactual_of ("" = none), boxes_complete (no finding of the film was left out), and attr_<name>.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from data._films import Film, FilmFacts, FindingFacts
 from data._store import hash_of
-from data.record import DataCard, Finding, Options, Record, Report, public_id
+from data.record import Finding, Record, Report, public_id
 from data.tracks import MARGINS, TRACKS
 
-VERSION = 1  # of the columns and of how they are filled
+VERSION = 2  # of the columns and of how they are filled
 
 
 def build(records: Sequence[Record], facts: Sequence[FilmFacts], report: Report) -> pd.DataFrame:
@@ -65,6 +64,8 @@ def _film_columns(record: Record, fact: FilmFacts) -> dict[str, Any]:
         "has_mask": False,
         "has_fine": False,
         "image_hash": fact.image_hash,
+        "pixel_hash": fact.pixel_hash,
+        "look": fact.look.hash if fact.look is not None else "",
         "mask_hash": "",
         "fine_hash": "",
         "counterfactual_of": record.counterfactual_of or "",
@@ -151,64 +152,12 @@ def counts(table: pd.DataFrame, sides: "pd.Series[str]") -> dict[str, dict[str, 
     return found
 
 
-def passport(
-    card: DataCard,
-    options: Options,
-    records: Sequence[Record],
-    table: pd.DataFrame,
-    facts: Sequence[FilmFacts],
-    report: Report,
-) -> dict[str, Any]:
-    """What a reader of a result has to know about its data; fit for publication."""
-    films = table.drop_duplicates("record_id")
-    areas = table.loc[table["finding_id"] != "", "area_px"]
-    decoded = [fact for fact in facts if not fact.broken]
-    return {
-        "dataset": card.name,
-        "version": card.version,
-        "grade": ", ".join(grades(card, table)),
-        "options": options.model_dump(mode="json"),
-        "records": len(films),
-        "findings": int((table["finding_id"] != "").sum()),
-        "kinds": {str(kind): int(count) for kind, count in table["kind"].value_counts().items() if kind},
-        "patients": int(table["patient"].nunique()),
-        "tracks": counts(table, table["official_split"]),
-        "left_out": [{"reason": reason, "count": count} for reason, count in sorted(report.left_out.items())],
-        "masks_shared": masks_shared(table),
-        "boxes_clipped": sum(found.box_clipped for fact in facts for found in fact.findings),
-        "record_attributes": sorted({f"attr_{name}" for record in records for name in record.attributes}),
-        "height": _spread(films["height"]),
-        "width": _spread(films["width"]),
-        "area_px": _spread(areas),
-        "grey_low": _spread([fact.grey[0] for fact in decoded]),
-        "grey_high": _spread([fact.grey[1] for fact in decoded]),
-        "data_hash": data_hash(card.name, table),
-    }
-
-
-def grades(card: DataCard, table: pd.DataFrame) -> list[str]:
-    """What the data are (full, reduced, proxy, synthetic): as stated film by film, else by the data set."""
-    stated = set(table["attr_grade"].dropna().astype(str)) - {""} if "attr_grade" in table.columns else set()
-    return sorted(stated or {card.grade})
-
-
-def masks_shared(table: pd.DataFrame) -> int:
-    """Masks that lesions of more than one patient have, pixel by pixel: a lesion that is there twice, or copied."""
-    own = table[(table["mask_hash"] != "") & (table["counterfactual_of"] == "")]
-    return int((own.groupby("mask_hash")["patient"].nunique() > 1).sum())
-
-
-def _spread(values: Any) -> dict[str, float] | None:
-    """5, 50 and 95 % quantiles."""
-    numbers = np.asarray(values, dtype=np.float64)
-    if not len(numbers):
-        return None
-    low, middle, high = np.quantile(numbers, [0.05, 0.5, 0.95])
-    return {"q05": float(low), "median": float(middle), "q95": float(high)}
-
-
 def pixel_index(films: Sequence[Film], facts: Sequence[FilmFacts]) -> pd.DataFrame:
-    """Which rows of the arrays hold which sample, the window it was cut from, and the film's grey limits."""
+    """Which rows of the arrays hold which sample, the window it was cut from, and the film's grey limits.
+
+    The window is one of the film as it is stored. flipped: its left and right were exchanged in the cut; no_breast: the
+    breast was asked for (Roi.flip, Roi.crop) and not found.
+    """
     rows = []
     for film, fact in zip(films, facts, strict=True):
         for slot in film.slots:
@@ -223,6 +172,8 @@ def pixel_index(films: Sequence[Film], facts: Sequence[FilmFacts]) -> pd.DataFra
                     "mask_row": slot.mask_row,
                     "fine_row": slot.fine_row,
                     **dict(zip(("wx0", "wy0", "wx1", "wy1"), window, strict=True)),
+                    "flipped": fact.pose.flipped,
+                    "no_breast": fact.pose.missed,
                     "grey_low": fact.grey[0],
                     "grey_high": fact.grey[1],
                 }
@@ -237,6 +188,8 @@ def pixel_index(films: Sequence[Film], facts: Sequence[FilmFacts]) -> pd.DataFra
         "wy0",
         "wx1",
         "wy1",
+        "flipped",
+        "no_breast",
         "grey_low",
         "grey_high",
     ]

@@ -1,20 +1,41 @@
-"""Variation of training samples: image, masks and boxes move together; all draws are of the sample's own generator.
+"""Variation of training samples: drawn on the CPU from the sample's own generator, applied by torchvision on any device.
 
-Shapes: h w pixels of the cached crop, H W pixels of the input, n boxes (x0 y0 x1 y1, pixels, clipped to the canvas).
-Arrays keep their dtype: 0..65535 (image) and 0..255 (masks) are as good as [0, 1]. Masks are 1 on the lesion, so what
-comes from outside the canvas is 0 in image and mask alike.
+Shapes: h w pixels of the cached crop (the canvas), H W pixels of the input, n boxes (x0 y0 x1 y1, pixels, clipped to the
+canvas). Image and masks are in [0, 1] and move together; masks are 1 on the lesion, so what comes from outside the canvas
+is 0 in image and mask alike, unless a recipe says otherwise. torchvision draws nothing: its functional kernels are given
+what was drawn.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import BoundingBoxFormat
 
 from data.inputs import Augment
 
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # image (1, h, w), masks (m, h, w), boxes (n, 4)
 _TRIES = 20  # of paper002 before the sample is taken as it is; a film that is nearly all black is rejected every time
+_GMIC_NOISE, _GMIC_SIZE = 100, (2944, 1920)  # pixels of the window's noise, at GMIC's input size (H, W)
+_XYXY = BoundingBoxFormat.XYXY
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What was drawn for one sample. Applied in this order: window, map, flips, turn; applying it draws nothing."""
+
+    window: tuple[
+        int, int, int, int
+    ]  # top, left, height, width in the canvas; resized where it is not of the input's size
+    to_source: tuple[float, ...] | None = (
+        None  # a b c d e f 0 0: pixel (x, y) of the output is (ax+by+c, dx+ey+f) before
+    )
+    mirror: bool = False  # left to right
+    upside_down: bool = False
+    angle: float = 0.0  # degrees anticlockwise about the middle; multiples of 90 move pixels exactly
 
 
 def cached_margin(spec: Augment) -> float:
@@ -22,84 +43,151 @@ def cached_margin(spec: Augment) -> float:
     return spec.margin if spec.recipe == "window_turns" else 1.0
 
 
-def augment(
-    image: np.ndarray,
-    masks: np.ndarray,
-    boxes: np.ndarray,
+def in_unit(pixels: np.ndarray | Tensor) -> Tensor:
+    """Cached pixels, uint8 or uint16, as float32 in [0, 1]."""
+    if isinstance(pixels, np.ndarray):  # torch has few operations for uint16; its bits pass through as int16
+        pixels = torch.from_numpy(pixels.view(np.int16) if pixels.dtype == np.uint16 else pixels)
+    if pixels.dtype == torch.int16:
+        return (pixels.int() & 0xFFFF).float().div_(65535)
+    return pixels.float().div_(255)
+
+
+def centre(canvas: tuple[int, int], size: tuple[int, int]) -> Variation:
+    """The central window of a canvas (h, w) that was cached larger than the input (H, W); what evaluation sees."""
+    return Variation(((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2, *size))
+
+
+def draw(
     spec: Augment,
+    pixels: np.ndarray,
     size: tuple[int, int],
     rng: np.random.Generator,
-) -> Sample:
-    """One random variation at `size` (H, W). Boxes that leave the canvas come back with no area."""
-    if spec.recipe == "paper002":
-        return _paper002(image, masks, boxes, size, rng)
+    corners: np.ndarray | None = None,
+) -> Variation:
+    """One random variation of a canvas (1, h, w), uint16 as cached, at `size` (H, W).
+
+    corners: (k, 2) upper left corners y, x of the windows to choose from (bbox_overlap), in place of the central one.
+    """
+    canvas = pixels.shape[1], pixels.shape[2]
+    window = _window(spec, canvas, size, rng, corners)
+    square = size[0] == size[1]
+    match spec.recipe:
+        case "turns" | "window_turns":
+            quarter, mirror = int(rng.integers(4)), bool(rng.integers(2))
+            # a quarter turn would swap the sides of an oblong: four states instead of eight
+            return Variation(window, mirror=mirror, angle=90.0 * (quarter if square else 2 * (quarter // 2)))
+        case "flip_hv":
+            return Variation(window, mirror=bool(rng.random() < 0.5), upside_down=bool(rng.random() < 0.5))
+        case "paper003":
+            mirror, upside_down, turned = (bool(draw < 0.5) for draw in rng.random(3))
+            angle = (
+                rng.uniform(-180, 180) if spec.rotate == "uniform" else 90.0 * rng.integers(1, 4) if square else 180.0
+            )
+            return Variation(window, None, mirror, upside_down, float(angle) if turned else 0.0)
+        case "paper002":
+            return _not_black(pixels, window, rng)
+        case "gmic_flip":
+            return Variation(window, mirror=bool(rng.random() < 0.5))
+    return Variation(window)
+
+
+def _window(
+    spec: Augment, canvas: tuple[int, int], size: tuple[int, int], rng: np.random.Generator, corners: np.ndarray | None
+) -> tuple[int, int, int, int]:
+    if corners is not None:
+        top, left = (int(value) for value in corners[rng.integers(len(corners))])
+        return top, left, *size
     if spec.recipe == "window_turns":
-        spare_y, spare_x = image.shape[1] - size[0], image.shape[2] - size[1]
-        image, masks, boxes = _crop(
-            image, masks, boxes, int(rng.integers(spare_y + 1)), int(rng.integers(spare_x + 1)), size
-        )
-    else:
-        image, masks, boxes = centre(image, masks, boxes, size)
-    if spec.recipe == "none":
-        return image, masks, boxes
-    quarter, mirror = int(rng.integers(4)), bool(rng.integers(2))
-    if size[0] != size[1]:
-        quarter = 2 * (quarter // 2)  # a quarter turn would swap the sides: four states instead of eight
-    return turn(image, masks, boxes, quarter, mirror)
+        top = int(rng.integers(canvas[0] - size[0] + 1))
+        return top, int(rng.integers(canvas[1] - size[1] + 1)), *size
+    if spec.recipe in ("gmic", "gmic_flip"):
+        return _noisy_window(canvas, rng)
+    return centre(canvas, size).window
 
 
-def centre(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> Sample:
-    """The central window of a crop that was cached larger than the input; what evaluation sees."""
-    spare_y, spare_x = image.shape[1] - size[0], image.shape[2] - size[1]
-    if not spare_y and not spare_x:
-        return image, masks, boxes
-    return _crop(image, masks, boxes, spare_y // 2, spare_x // 2, size)
+def _noisy_window(canvas: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """GMIC: the window's place is moved by up to 100 pixels of a film of 2944 x 1920 along each side, and its sides grow
+    or shrink by up to as many, both by the same draw. What it holds outside the canvas is black."""
+    move_y, move_x, grow = rng.uniform(-_GMIC_NOISE, _GMIC_NOISE, 3)
+    (height, top), (width, left) = (
+        (round(side * (1 + grow / full)), round(side * (move - grow / 2) / full))
+        for side, full, move in zip(canvas, _GMIC_SIZE, (move_y, move_x), strict=True)
+    )
+    return top, left, height, width
 
 
-def turn(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, quarter: int, mirror: bool) -> Sample:
-    """One of the eight states of the square: mirrored left to right (or not), then `quarter` turns anticlockwise."""
-    height, width = image.shape[1:]
-    if mirror:
-        image, masks = image[:, :, ::-1], masks[:, :, ::-1]
-        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-    for _ in range(quarter % 4):
-        image, masks = image.swapaxes(1, 2)[:, ::-1], masks.swapaxes(1, 2)[:, ::-1]
-        boxes = np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], axis=1)
-        height, width = width, height
-    return image, masks, boxes
+# ---- applying -------------------------------------------------------------------------------------------------------
+def vary(image: Tensor, masks: Tensor, variation: Variation, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Image (1, h, w) and masks (m, h, w) in [0, 1], on one device, at `size` (H, W)."""
+    image, masks = F.crop_image(image, *variation.window), F.crop_image(masks, *variation.window)
+    if variation.window[2:] != size:
+        low, high = image.min(), image.max()  # a cubic overshoots
+        image = F.resize_image(image, list(size), InterpolationMode.BICUBIC, antialias=True).clamp(low, high)
+        masks = F.resize_image(masks, list(size), InterpolationMode.BILINEAR, antialias=True)
+    if variation.to_source is not None:
+        both = torch.cat([image, masks])
+        both = F.perspective_image(both, None, None, InterpolationMode.BILINEAR, None, list(variation.to_source))
+        image, masks = both[:1], both[1:]
+    if variation.mirror:
+        image, masks = F.horizontal_flip_image(image), F.horizontal_flip_image(masks)
+    if variation.upside_down:
+        image, masks = F.vertical_flip_image(image), F.vertical_flip_image(masks)
+    if variation.angle % 90:
+        masks = F.rotate_image(masks, variation.angle, InterpolationMode.BILINEAR)
+        image = _rotated_in_its_mirror(image, variation.angle)
+    elif variation.angle:
+        image, masks = F.rotate_image(image, variation.angle), F.rotate_image(masks, variation.angle)
+    return image, masks
 
 
-def _crop(image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, y: int, x: int, size: tuple[int, int]) -> Sample:
-    height, width = size
-    limits: np.ndarray = np.array([width, height, width, height], dtype=np.float32)
-    boxes = np.clip(boxes - np.array([x, y, x, y], dtype=np.float32), 0.0, limits)
-    return image[:, y : y + height, x : x + width], masks[:, y : y + height, x : x + width], boxes
+def _rotated_in_its_mirror(image: Tensor, angle: float) -> Tensor:
+    """Rotated within its outline; corners that open show the image's own reflection (paper 003: ours, not printed)."""
+    height, width = image.shape[-2:]
+    reach = math.hypot(height, width)
+    spare_y, spare_x = math.ceil((reach - height) / 2), math.ceil((reach - width) / 2)
+    padded = F.pad_image(image, [spare_x, spare_y, spare_x, spare_y], padding_mode="reflect")
+    return F.crop_image(F.rotate_image(padded, angle, InterpolationMode.BILINEAR), spare_y, spare_x, height, width)
 
 
-def _paper002(
-    image: np.ndarray, masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rng: np.random.Generator
-) -> Sample:
+def vary_boxes(boxes: Tensor, variation: Variation, size: tuple[int, int]) -> Tensor:
+    """Boxes (n, 4) of the canvas at `size`: the upright box around each moved one, clipped; outside it has no area."""
+    if not len(boxes):
+        return boxes
+    boxes, canvas = F.crop_bounding_boxes(boxes, _XYXY, *variation.window)
+    boxes, canvas = F.resize_bounding_boxes(boxes, canvas, list(size), format=_XYXY)
+    if variation.to_source is not None:
+        boxes = F.perspective_bounding_boxes(boxes, _XYXY, canvas, None, None, list(variation.to_source))
+    if variation.mirror:
+        boxes = F.horizontal_flip_bounding_boxes(boxes, _XYXY, canvas)
+    if variation.upside_down:
+        boxes = F.vertical_flip_bounding_boxes(boxes, _XYXY, canvas)
+    if variation.angle:
+        boxes, _ = F.rotate_bounding_boxes(boxes, _XYXY, canvas, variation.angle)
+    return boxes
+
+
+# ---- paper002 -------------------------------------------------------------------------------------------------------
+def _not_black(pixels: np.ndarray, window: tuple[int, int, int, int], rng: np.random.Generator) -> Variation:
     """As IAIA-BL's public code, in its order: crop, rotation, flips, three quarter turns; drawn again if rejected.
 
     Crop to 90 % of each side with probability 0.8, offset uniform; rotation by an integer angle in [0, 90) with
     probability 0.9 on a canvas that grows with it; vertical and horizontal flip with probability 0.5 each; three times
-    a quarter turn with probability 0.5. All of it is one affine map, so pixels are interpolated (bilinear) once.
+    a quarter turn with probability 0.5. All of it is one affine map, so pixels are interpolated (bilinear) once. It is
+    given as a perspective: torchvision's affine map knows neither flips nor two scales, and its canvas does not grow.
     """
+    image = F.crop_image(in_unit(pixels), *window)
+    height, width = window[2:]
     for _ in range(_TRIES):
-        to_source, canvas = _draw_paper002(image.shape[1], image.shape[2], rng)
+        to_source, canvas = _draw_paper002(height, width, rng)
         if min(canvas) < 10:
             continue
-        varied = _sampled(image, to_source, canvas, size)
-        if _rejected(varied):
-            continue
-        return varied, _sampled(masks, to_source, canvas, size), _boxes_moved(boxes, to_source, canvas, size)
-    whole: np.ndarray = np.eye(3)
-    canvas = (float(image.shape[1]), float(image.shape[2]))
-    return (
-        _sampled(image, whole, canvas, size),
-        _sampled(masks, whole, canvas, size),
-        _boxes_moved(boxes, whole, canvas, size),
-    )
+        scaled = to_source @ np.diag([canvas[1] / width, canvas[0] / height, 1.0])
+        found = Variation(window, (*scaled[:2].ravel().tolist(), 0.0, 0.0))
+        if not _rejected(
+            F.perspective_image(image, None, None, InterpolationMode.BILINEAR, None, list(found.to_source or ()))
+        ):
+            return found
+    return Variation(window)
 
 
 def _draw_paper002(height: int, width: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[float, float]]:
@@ -140,35 +228,7 @@ def _rotated(
     return to_source @ _shift(w / 2, h / 2) @ rotation @ _shift(-grown[1] / 2, -grown[0] / 2), grown
 
 
-def _sampled(
-    pixels: np.ndarray, to_source: np.ndarray, canvas: tuple[float, float], size: tuple[int, int]
-) -> np.ndarray:
-    """Pixels (c, h, w) through the map at `size`, bilinear, 0 outside; dtype kept."""
-    height, width = pixels.shape[1:]
-    scale = np.diag([canvas[1] / 2, canvas[0] / 2, 1.0]) @ _shift(1, 1)  # [-1, 1] of the output -> canvas
-    back = _shift(-1, -1) @ np.diag([2 / width, 2 / height, 1.0])  # source pixels -> [-1, 1]
-    theta = torch.from_numpy((back @ to_source @ scale)[:2]).float()[None]
-    grid = torch.nn.functional.affine_grid(theta, [1, 1, *size], align_corners=False)
-    source = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
-    out = grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0].numpy()
-    return np.rint(out).astype(pixels.dtype) if np.issubdtype(pixels.dtype, np.integer) else out.astype(pixels.dtype)
-
-
-def _boxes_moved(
-    boxes: np.ndarray, to_source: np.ndarray, canvas: tuple[float, float], size: tuple[int, int]
-) -> np.ndarray:
-    """The upright box around each moved box, clipped to the canvas."""
-    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    points = np.concatenate([corners, np.ones((len(boxes), 4, 1))], axis=2) @ np.linalg.inv(to_source).T
-    points = points[:, :, :2] * (size[1] / canvas[1], size[0] / canvas[0])
-    moved = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
-    limits: np.ndarray = np.array([size[1], size[0]] * 2, dtype=np.float64)
-    return np.clip(moved, 0.0, limits).astype(np.float32)
-
-
-def _rejected(image: np.ndarray) -> bool:
+def _rejected(image: Tensor) -> bool:
     """At least 80 % of the pixels black, or at the maximum, both to two decimals of [0, 1]."""
-    full = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
-    values = np.round(image.astype(np.float32) / full, 2)
-    return bool((values == 0).mean() >= 0.8 or (values == values.max()).mean() >= 0.8)
+    values = image.mul(100).round_()
+    return bool((values == 0).float().mean() >= 0.8 or (values == values.max()).float().mean() >= 0.8)

@@ -6,10 +6,9 @@ files that were left out, as the data set calls them (often by patient), and is 
 """
 
 import json
-import os
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +17,22 @@ import pandas as pd
 from pydantic import ValidationError
 
 import data
-from data import _table
-from data._films import FilmFacts, create_arrays, films_of, work_all
-from data._store import VERSION, PixelSpec, build_once, disk_errors, hash_of, is_done, read_errors
+from data import _negatives, _table
+from data._films import Film, FilmFacts, Spread, films_of, work_all
+from data._folder import Use, build_once, disk_errors, finish, is_done, read_errors, use
+from data._journal import Means, facts_of
+from data._key import folder_of
+from data._room import Room, by_last_use
+from data._stand_ins import exchanged, with_stand_ins
+from data._store import PixelSpec, RowSum
+from data._verify import Verdict, verdict
 from data.augment import cached_margin
 from data.errors import ConfigError, DataError, LeakError
 from data.inputs import Inputs, Roi
+from data.passport import alike
+from data.passport import passport as make_passport
 from data.record import DataCard, Options, Reader, Record, Report
+from data.roi import OVERLAP_MARGIN
 from data.samples import Samples, TrainingData, side_samples
 from data.split import Split, make_split
 from data.tracks import TRACKS
@@ -45,25 +53,29 @@ def prepare(
     size: tuple[int, int] | None = None,
     margin: float = 1.0,
     unit: str = "finding",
+    spread: Spread = work_all,
+    room: Room = Room(),  # noqa: B008 - frozen
 ) -> "Prepared":
-    """The prepared data set; the work is done only if the same was not done before.
+    """The prepared data set; the work is done only if the same was not done before, and goes on where it was cut off.
 
     roi, size: also cut these regions in the same pass (Prepared does it later for any other). progress: called with
-    (films done, films in all). Without `skip_bad` the first problem raises DataError; with it problems are left out
-    and recorded in the passport. Work that was finished with `skip_bad` is found without it, too.
+    (films done, films in all), first with those that were done before. Without `skip_bad` the first problem raises
+    DataError; with it problems are left out and recorded in the passport. Work that was finished with `skip_bad` is
+    found without it, too. spread: who works on the films. room: how large the cache may become.
     """
     reader, chosen = data.reader(name), _options(name, options)
-    folder = _folder(reader, root, chosen, cache_dir)
+    folder = folder_of(reader, root, chosen, cache_dir)
     spec = _spec(roi, size, margin, unit) if roi is not None and size is not None else None
+    means = Means(processes, progress, spread, room)
 
     def build(part: Path) -> None:
-        report = Report(skip_bad=skip_bad)
-        _build(reader, root, chosen, part, report, spec, processes, progress)
+        _build(reader, root, chosen, part, Report(skip_bad=skip_bad), spec, means)
 
-    build_once(folder, build)
+    used = build_once(folder, build)
     prepared = Prepared(name, folder, root)
-    if spec is not None:
-        prepared.ensure_pixels(spec, processes=processes, progress=progress)
+    prepared._uses[folder] = used
+    pixels = prepared.ensure_pixels(spec, means) if spec is not None else folder
+    room.keep(pixels)
     return prepared
 
 
@@ -71,10 +83,39 @@ def open_prepared(
     name: str, root: Path | None, options: Options | Mapping[str, Any] | None, cache_dir: Path
 ) -> "Prepared":
     """What `prepare` finished before. Raises DataError if it did not."""
-    folder = _folder(data.reader(name), root, _options(name, options), cache_dir)
-    if not is_done(folder):
+    folder = folder_of(data.reader(name), root, _options(name, options), cache_dir)
+    prepared = Prepared(name, folder, root)
+    if not prepared.mark_use():
         raise DataError("the data set is not prepared with these options", name, f"run `prepare {name}` first")
-    return Prepared(name, folder, root)
+    return prepared
+
+
+def verify(
+    name: str,
+    root: Path | None,
+    options: Options | Mapping[str, Any] | None,
+    cache_dir: Path,
+    *,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> tuple["Prepared", Verdict]:
+    """What `prepare` finished before, and whether it and the files of the data set are what they were then.
+
+    Where a file has changed since in size or time, the set that was last used with these options is looked at. Raises
+    DataError if there is none.
+    """
+    reader, chosen = data.reader(name), _options(name, options)
+    current = folder_of(reader, root, chosen, cache_dir)
+    sets = [Prepared(name, folder, root) for folder in by_last_use(cache_dir.glob(f"{reader.CARD.name}-*"))]
+    same = [one for one in sets if one.passport["options"] == chosen.model_dump(mode="json")]
+    prepared = next((one for one in same if one.folder == current), same[-1] if same else None)
+    if prepared is None or not prepared.mark_use():
+        raise DataError("the data set is not prepared with these options", name, f"run `prepare {name}` first")
+    records = _records(reader, root, chosen, Report(skip_bad=True))
+    is_current = prepared.folder == current
+    return prepared, verdict(
+        prepared.folder, records, prepared.table, current=is_current, processes=processes, progress=progress
+    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +135,7 @@ class Prepared:
     name: str
     folder: Path
     root: Path | None = field(default=None, repr=False)
+    _uses: dict[Path, Use | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def card(self) -> DataCard:
@@ -104,6 +146,17 @@ class Prepared:
         """Counts, what was left out and why, grey and size statistics, hash, grade; and the problems met, by file."""
         passport: dict[str, Any] = self._document("passport.json")
         return passport | {"problems": self._document("problems.json")}
+
+    def alike_elsewhere(self) -> list[str]:
+        """Sentences about films that look like one of another data set of the same cache."""
+        said = []
+        for folder in sorted(self.folder.parent.iterdir()):
+            if not is_done(folder) or not (folder / "table.parquet").is_file():
+                continue
+            other = Prepared(folder.name.rsplit("-", 1)[0], folder)
+            if other.name != self.name and (pairs := alike(self.table, other.table)):
+                said.append(f"{pairs} pairs of films look alike here and in the prepared {other.name}")
+        return sorted(set(said))
 
     def _document(self, name: str) -> Any:
         with read_errors(self.folder / name):
@@ -124,20 +177,26 @@ class Prepared:
         return data.reader(self.name).Options.model_validate(self.passport["options"])
 
     # ---- pixels -------------------------------------------------------------------------------------------------
-    def ensure_pixels(self, spec: PixelSpec, *, processes: int = 1, progress: Progress | None = None) -> Path:
+    def ensure_pixels(self, spec: PixelSpec, means: Means = Means()) -> Path:  # noqa: B008 - frozen
         """The folder with the pixels of a region rule; cut now if no one did before."""
-        return build_once(
-            self.folder / "pixels" / spec.key, lambda part: self._build_pixels(part, spec, processes, progress)
-        )
+        pixels = self.folder / "pixels" / spec.key
+        self.mark_use()
+        self._uses[pixels] = build_once(pixels, lambda part: self._build_pixels(part, spec, means))
+        return pixels
 
-    def _build_pixels(self, part: Path, spec: PixelSpec, processes: int, progress: Progress | None) -> None:
+    def mark_use(self) -> bool:
+        """Keep the folder from being removed to make room, as long as this object is there; False if it is not finished."""
+        self._uses[self.folder] = use(self.folder)
+        return self._uses[self.folder] is not None
+
+    def _build_pixels(self, part: Path, spec: PixelSpec, means: Means) -> None:
         known = set(zip(self.table["record_id"], self.table["finding_id"], strict=True))
         wanted = set(self.table["record_id"])
         found = _records(data.reader(self.name), self.root, self.options, Report(skip_bad=True))
         records = [record for record in found if record.record_id in wanted]
         films, counts = films_of(records, spec)
-        create_arrays(part, spec, counts)
-        facts = list(work_all(films, spec, part, check=False, processes=processes, progress=progress))
+        with closing(facts_of(films, counts, spec, part, part, check=False, means=means)) as come:
+            facts = list(come)
         have = {(fact.record_id, finding.finding_id) for fact in facts for finding in fact.findings}
         lost = {key for key in known if key[1]} - have
         if lost or wanted - {fact.record_id for fact in facts if not fact.broken}:
@@ -146,16 +205,32 @@ class Prepared:
                 self.name,
                 "prepare the data set again",
             )
-        _table.pixel_index(films, facts).to_parquet(part / "rows.parquet", index=False)
+        _write_index(part, films, facts)
 
-    def spec_of(self, inputs: Inputs) -> PixelSpec:
-        """Which pixels a method's inputs need."""
-        return _spec(inputs.roi, inputs.size, cached_margin(inputs.augment), TRACKS[inputs.target].unit)
+    def _build_negatives(self, part: Path, spec: PixelSpec, means: Means) -> None:
+        found = _records(data.reader(self.name), self.root, self.options, Report(skip_bad=True))
+        films, counts = films_of(_negatives.sources(found, self.table), spec, _negatives.sizes(self.table))
+        with closing(facts_of(films, counts, spec, part, part, check=False, means=means)) as come:
+            _write_index(part, films, list(come))
+
+    def _with_negatives(self, train: Samples, films: Sequence[str], inputs: Inputs, seed: int) -> Samples:
+        """The training side, and after it lesion-free regions of these films."""
+        spec = replace(self.spec_of(inputs), unit=_negatives.KIND)
+        pixels = self.folder / "pixels" / spec.key
+        self.mark_use()
+        self._uses[pixels] = build_once(pixels, lambda part: self._build_negatives(part, spec, Means()))
+        with read_errors(pixels / "rows.parquet"):
+            index = pd.read_parquet(pixels / "rows.parquet")
+        return train.and_negatives(_negatives.drawn(index, self.table, films, inputs.negatives, seed), pixels)
+
+    def spec_of(self, inputs: Inputs, *, test: bool = False) -> PixelSpec:
+        """Which pixels a method's inputs need; test: those of the test side, whose boxes may be jittered (Roi)."""
+        return _spec(inputs.roi, inputs.size, cached_margin(inputs.augment), TRACKS[inputs.target].unit, test=test)
 
     # ---- sides --------------------------------------------------------------------------------------------------
     def split(self, protocol: str = "holdout", seed: int = 0, fold: int = 0) -> Split:
         """The sides of this data set, written to `splits/`."""
-        split = make_split(self.table, protocol, seed, fold)
+        split = make_split(self.table, protocol, seed, fold, self.options.patient_scope)
         with disk_errors(self.folder):
             split.save(self.folder / "splits")
         return split
@@ -166,16 +241,31 @@ class Prepared:
         return _table.counts(self.table, sides)
 
     def training(
-        self, split: Split, inputs: Inputs, train_on: Literal["train", "train+validation"] = "train"
+        self,
+        split: Split,
+        inputs: Inputs,
+        train_on: Literal["train", "train+validation"] = "train",
+        *,
+        seed: int = 0,
     ) -> TrainingData:
-        """Training and validation side through a method's inputs; nothing of the test side."""
+        """Training and validation side through a method's inputs; nothing of the test side. seed: of lesion-free regions."""
         pixels = self.ensure_pixels(self.spec_of(inputs))
         spec, record_attributes = self.spec_of(inputs), self.passport["record_attributes"]
         sides = {"train": ["train"], "train+validation": ["train", "validation"]}[train_on]
         train = side_samples(self.table, split, sides, pixels, spec, inputs, record_attributes)
         validation = side_samples(self.table, split, ["validation"], pixels, spec, inputs, record_attributes)
+        if self.options.masks == "shuffled":  # of the training side alone: what judges has its own
+            train = train.with_masks_of(exchanged(train.table, self.options.masks_seed))
+        train = train.for_track(inputs.target)
+        if not len(train):
+            raise DataError(
+                "no training sample has a label", f"{self.name}, track {inputs.target}", "choose a track that the data set serves, or an option that gives labels (`list datasets -v`)"
+            )
+        if inputs.negatives:
+            films = split.table.loc[split.table["side"].isin(sides), "record_id"].unique().tolist()
+            train = self._with_negatives(train, films, inputs, seed)
         return TrainingData(
-            train.for_track(inputs.target),
+            train,
             validation.for_track(inputs.target),
             inputs,
             self.data_hash,
@@ -203,7 +293,7 @@ class Prepared:
                 f"track {track}",
                 f"choose a track of the unit {TRACKS[inputs.target].unit}",
             )
-        spec, record_attributes = self.spec_of(inputs), self.passport["record_attributes"]
+        spec, record_attributes = self.spec_of(inputs, test=True), self.passport["record_attributes"]
         pixels = self.ensure_pixels(spec)
         pool = side_samples(
             self.table, split, ["test"], pixels, spec, inputs, record_attributes, counterfactuals=counterfactuals
@@ -211,10 +301,12 @@ class Prepared:
         return pool.for_track(track)
 
 
-def _spec(roi: Roi, size: tuple[int, int], margin: float, unit: str) -> PixelSpec:
+def _spec(roi: Roi, size: tuple[int, int], margin: float, unit: str, *, test: bool = False) -> PixelSpec:
     if unit == "image" and roi.strategy != "whole":  # a region of a finding means nothing where the unit is the image
         roi = roi.model_copy(update={"strategy": "whole"})
-    return PixelSpec(roi, size, margin, unit)
+    if roi.strategy == "bbox_overlap":  # its windows lie in one cut
+        margin = OVERLAP_MARGIN
+    return PixelSpec(roi if test else roi.without_jitter, size, margin, unit)
 
 
 def _options(name: str, options: Options | Mapping[str, Any] | None) -> Options:
@@ -228,42 +320,6 @@ def _options(name: str, options: Options | Mapping[str, Any] | None) -> Options:
         raise ConfigError(f"{first['msg']} ({key})", f"options of {name}", "see `list datasets -v`") from error
 
 
-def _folder(reader: Reader, root: Path | None, options: Options, cache_dir: Path) -> Path:
-    """Where the work for this data set, options, reader version and state of the files lies."""
-    card = reader.CARD
-    if card.needs_root and (root is None or not root.is_dir()):
-        raise DataError(
-            f"the data set {card.name} is not there",
-            str(root or "no data root given"),
-            f"pass --data-root; {card.source}",
-        )
-    files = list(_files(root, cache_dir)) if card.needs_root and root is not None else []
-    key = hash_of([VERSION, _table.VERSION, card.name, card.version, options.model_dump(mode="json"), sorted(files)])
-    return cache_dir / f"{card.name}-{key[:16]}"
-
-
-def _files(root: Path, cache_dir: Path) -> Iterator[tuple[str, int, int]]:
-    """Relative path, size and time of all files, but for what this program writes, should that lie below the root.
-
-    A link to nothing counts, with size -1: the reader says so where it needs the file. Pipes and sockets do not count.
-    """
-    own = {cache_dir.resolve()}
-    if cache_dir.resolve().parent != root.resolve():
-        own.add(cache_dir.resolve().parent)  # --out
-    base = root.resolve()
-    for folder, subfolders, files in os.walk(base):
-        subfolders[:] = [name for name in subfolders if Path(folder, name) not in own]
-        for name in files:
-            path = Path(folder, name)
-            try:
-                status = path.stat()
-            except OSError:
-                yield path.relative_to(base).as_posix(), -1, 0
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path.relative_to(base).as_posix(), status.st_size, status.st_mtime_ns
-
-
 def _records(reader: Reader, root: Path | None, options: Options, report: Report) -> list[Record]:
     try:
         records = list(reader.records(root, options, report))
@@ -272,6 +328,7 @@ def _records(reader: Reader, root: Path | None, options: Options, report: Report
         raise DataError(
             f"a file of the data set cannot be read: {error.strerror}", where, "check the download"
         ) from error
+    records = [with_stand_ins(record, options) for record in records]
     seen: set[str] = set()
     for record in records:
         if record.record_id in seen:
@@ -289,8 +346,7 @@ def _build(
     part: Path,
     report: Report,
     spec: PixelSpec | None,
-    processes: int,
-    progress: Progress | None,
+    means: Means,
 ) -> None:
     """The one pass over all films: facts for the table, and pixels if a region rule is given."""
     records = _records(reader, root, options, report)
@@ -300,28 +356,32 @@ def _build(
             "no film to prepare", f"{reader.CARD.name}; left out: {left_out or 'nothing'}", "check --data-root"
         )
     films, counts = films_of(records, spec)
-    pixels = None
-    if spec is not None:
-        pixels = part / "pixels" / spec.key
-        pixels.mkdir(parents=True)
-        create_arrays(pixels, spec, counts)
+    pixels = part / "pixels" / spec.key if spec is not None else None
     facts: list[FilmFacts] = []
-    for fact in work_all(films, spec, pixels, check=True, processes=processes, progress=progress):
-        for problem in fact.problems:
-            report.problem(problem.file, problem.row, problem.message, problem.do, reason=_reason(problem.message))
-        facts.append(fact)
+    with closing(facts_of(films, counts, spec, part, pixels, check=True, means=means)) as come:
+        for fact in come:
+            for problem in fact.problems:
+                report.problem(problem.file, problem.row, problem.message, problem.do, reason=_reason(problem.message))
+            facts.append(fact)
     table = _table.build(records, facts, report)
     if table.empty:
         raise DataError(
             "every film has a problem", f"{reader.CARD.name}, {len(records)} films", "see the problems above"
         )
     table.to_parquet(part / "table.parquet", index=False)
-    passport = _table.passport(reader.CARD, options, records, table, facts, report)
+    passport = make_passport(reader.CARD, options, records, table, facts, report)
     for name, document in (("passport", passport), ("problems", report.problems)):
         (part / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
     if pixels is not None:
-        _table.pixel_index(films, facts).to_parquet(pixels / "rows.parquet", index=False)
-        (pixels / "DONE").write_text("", encoding="utf-8")
+        _write_index(pixels, films, facts)
+        finish(pixels)
+
+
+def _write_index(pixels: Path, films: Sequence[Film], facts: Sequence[FilmFacts]) -> None:
+    """Which row holds which sample, and what was written into each."""
+    _table.pixel_index(films, facts).to_parquet(pixels / "rows.parquet", index=False)
+    sums = [one for fact in facts for one in fact.sums]
+    pd.DataFrame(sums, columns=list(RowSum._fields)).to_parquet(pixels / "sums.parquet", index=False)
 
 
 def _reason(message: str) -> str:
@@ -329,4 +389,6 @@ def _reason(message: str) -> str:
     return message.split(":")[0].split(" (")[0]
 
 
-__all__: Sequence[str] = ("Prepared", "open_prepared", "prepare")
+__all__: Sequence[str] = (
+    "Prepared", "Room", "Spread", "Verdict", "open_prepared", "prepare", "verify", "work_all",
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""CBIS-DDSM as downloaded: the mass films, their masks and labels (docs/datasets/cbis_ddsm.md).
+"""CBIS-DDSM as downloaded: films, masks and labels of masses, on request of calcifications (docs/datasets/cbis_ddsm.md).
 
 Lee et al. 2017, "A curated mammography data set for use in computer-aided detection and diagnosis
 research", Scientific Data 4, 170177.
@@ -6,12 +6,14 @@ research", Scientific Data 4, 170177.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from data._cbis_csv import COLUMNS, Row, cited_names, margin_group, read_row
-from data._cbis_files import Files, find_film, find_mask, scan, walk
+from data._cbis_csv import CALC, COLUMNS, MASS, Row, cited_names, margin_group, read_row
+from data._cbis_files import Files, find_film, find_mask, scan
 from data._csv import Refusal, read_cells
+from data._walk import find_table, walk
 from data.dicom import DicomFile, Header
 from data.errors import DataError, LeakError
 from data.record import DataCard, Finding, Record, Report, public_id
@@ -26,10 +28,10 @@ CARD = DataCard(
     licence="CC BY 3.0",
     source="The Cancer Imaging Archive, collection CBIS-DDSM, doi 10.7937/K9/TCIA.2016.7O02S9CY (163 GB whole)",
     published_counts={
-        "train/findings": 1318,
-        "test/findings": 378,
-        "train/films": 1231,
-        "test/films": 361,
+        "train/masses": 1318,
+        "test/masses": 378,
+        "train/mass films": 1231,
+        "test/mass films": 361,
         "train/patients": 691,
         "test/patients": 201,
         "train/margin": 864,
@@ -38,59 +40,74 @@ CARD = DataCard(
         "test/malignant": 147,
     },
 )
-TABLES = {
-    "train": "mass_case_description_train_set.csv",
-    "test": "mass_case_description_test_set.csv",
-}
+SPLITS = ("train", "test")
+KINDS = {"mass": (MASS,), "mass+calc": (MASS, CALC), "calc": (CALC,)}  # masses first: theirs is the film
+SHORT = {MASS: "mass", CALC: "calc"}  # in the names of CSVs and, with a capital, of folders
 FULL_HEIGHT = 2000  # px; the films as distributed are well above it, copies for deep learning well below
 FETCH = "point --data-root at the folder that holds the CSVs and the DICOM files (docs/datasets/cbis_ddsm.md)"
+Tables = dict[tuple[str, str], list[Row]]  # (kind, split) -> rows
 
 
 class Options(BaseOptions):
     """What may be asked of CBIS-DDSM."""
 
     films: int | None = Field(None, ge=1, description="at most this many films of each official set, to try things out")
+    kinds: Literal["mass", "mass+calc", "calc"] = Field("mass", description="which CSVs and their lesions are read")
+    crossing: Literal["drop_calc", "drop", "to_test"] = Field(
+        "drop_calc",
+        description="with mass+calc, a patient of a training and a test CSV: without her calcifications; left out; or all "
+        "on the test side",
+    )
+
+    @field_validator("crossing")
+    @classmethod
+    def _crossing_needs_two_kinds(cls, crossing: str, info: ValidationInfo) -> str:
+        if crossing != "drop_calc" and info.data.get("kinds") != "mass+calc":
+            raise ValueError("it is of use with kinds mass+calc alone")
+        return crossing
+
+
+def table_name(kind: str, split: str) -> str:
+    """File name of one of the four CSVs."""
+    return f"{SHORT[kind]}_case_description_{split}_set.csv"
 
 
 def records(root: Path | None, options: Options, report: Report) -> Iterator[Record]:
-    """One Record for each mass film on disk, with a Finding for each of its masses.
+    """One Record for each film on disk, with a Finding for each of its lesions of the kinds asked for.
 
     Reads the CSVs and the headers of all files first (seconds), and no pixels but where headers cannot tell a mask from
     a crop. A row whose film or mask is not there or not fit is a problem of `report`; a margin that is not exactly one
-    of the track's three is None and counted as left out. Raises DataError, and LeakError for a patient in both sets.
+    of the track's three is None and counted as left out. Raises DataError, and LeakError for a patient in both sets of
+    a kind.
     """
     if root is None or not root.is_dir():
         raise DataError("no folder with CBIS-DDSM", "--data-root", FETCH)
     paths = list(walk(root))
-    tables = {split: _find_table(root, paths, name) for split, name in TABLES.items()}
+    wanted = [(kind, split) for kind in KINDS[options.kinds] for split in SPLITS]
+    found = {(kind, split): find_table(root, paths, table_name(kind, split), FETCH) for kind, split in wanted}
     refused: dict[str, tuple[str, int]] = {}
-    rows = {split: _read_table(root / path, report, refused) for split, path in tables.items()}
-    _refuse_overlap(rows["train"], rows["test"])
+    tables = {(kind, split): _read_table(kind, root / path, report, refused) for (kind, split), path in found.items()}
+    for kind in KINDS[options.kinds]:
+        _refuse_overlap(tables[kind, "train"], tables[kind, "test"])
+    rows = [row for table in tables.values() for row in table]
     files = scan(root, [path for path in paths if not path.lower().endswith(".csv")])
-    if not any(row.film.series in files.series for split in rows for row in rows[split]):
-        raise DataError(f"none of the {sum(map(len, rows.values()))} films is on disk", "--data-root", FETCH)
-    _report_strays(files, [row for split in rows for row in rows[split]], refused, report)
-    return (record for split in rows for record in _films(files, split, rows[split], options, report))
+    if not any(row.film.series in files.series for row in rows):
+        raise DataError(f"none of the {len(rows)} films is on disk", "--data-root", FETCH)
+    unread = tuple(f"{SHORT[kind].capitalize()}-" for kind in SHORT if kind not in KINDS[options.kinds])
+    _report_strays(files, rows, refused, unread, report)
+    sides = _sides(tables, options, report)
+    return (record for split in SPLITS for record in _films(files, split, sides[split], options, report))
 
 
-def _find_table(root: Path, paths: list[str], name: str) -> str:
-    """The path of a CSV, wherever it lies below the root; copies of it must agree."""
-    found = sorted((p for p in paths if p.rsplit("/", 1)[-1].lower() == name), key=lambda p: (p.count("/"), p))
-    if not found:
-        raise DataError("CSV is missing", name, FETCH)
-    if len(found) > 1 and len({(root / path).read_bytes().replace(b"\r", b"") for path in found}) > 1:
-        raise DataError(f"{len(found)} files of this name differ: {', '.join(found[:3])}", name, "keep one of them")
-    return found[0]
-
-
-def _read_table(path: Path, report: Report, refused: dict[str, tuple[str, int]]) -> list[Row]:
+def _read_table(kind: str, path: Path, report: Report, refused: dict[str, tuple[str, int]]) -> list[Row]:
     """The rows that can be used; the others are problems, and what they name is added to `refused`."""
     rows: list[Row] = []
     films: dict[tuple[str, str, str], Row] = {}
     lesions: dict[tuple[str, str, str, str], Row] = {}
-    for number, cells in read_cells(path, path.name, COLUMNS):
+    masks: dict[str, Row] = {}
+    for number, cells in read_cells(path, path.name, COLUMNS[kind]):
         try:
-            row = read_row(path.name, number, cells)
+            row = read_row(kind, path.name, number, cells)
             key = (row.patient, row.side, row.view)
             first = films.setdefault(key, row)
             if first.film != row.film:
@@ -98,8 +115,12 @@ def _read_table(path: Path, report: Report, refused: dict[str, tuple[str, int]])
                 raise Refusal(message, "row that contradicts another", "correct the row")
             same = lesions.setdefault((*key, row.abnormality), row)
             if same is not row:
-                message = f"the same mass in the same view as row {same.number}"
+                message = f"the same {kind} in the same view as row {same.number}"
                 raise Refusal(message, "row that contradicts another", "delete one of the rows")
+            for place in row.lesion:
+                if (other := masks.setdefault(place.series, row)) is not row:
+                    message = f"the mask or crop of row {other.number} again"
+                    raise Refusal(message, "row that contradicts another", "correct the row")
         except Refusal as refusal:
             report.problem(path.name, number, refusal.message, refusal.do, refusal.reason)
             for name in cited_names(cells):
@@ -117,14 +138,34 @@ def _refuse_overlap(train: list[Row], test: list[Row]) -> None:
             raise LeakError(what, row.where, "keep the patient's rows in one of the two CSVs")
 
 
-def _report_strays(files: Files, rows: list[Row], refused: dict[str, tuple[str, int]], report: Report) -> None:
+def _sides(tables: Tables, options: Options, report: Report) -> dict[str, list[Row]]:
+    """The rows of each side, masses first, with every patient on one side."""
+    patients = {
+        split: {row.patient for (_, its), rows in tables.items() if its == split for row in rows} for split in SPLITS
+    }
+    crossing = patients["train"] & patients["test"]
+    sides: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for (kind, split), rows in tables.items():
+        for row in rows:
+            if row.patient not in crossing or (options.crossing == "drop_calc" and kind == MASS):
+                sides[split].append(row)
+            elif options.crossing == "to_test":
+                sides["test"].append(row)
+            else:
+                report.leave_out("patient in a training and a test CSV")
+    return sides
+
+
+def _report_strays(
+    files: Files, rows: list[Row], refused: dict[str, tuple[str, int]], unread: tuple[str, ...], report: Report
+) -> None:
     """Broken files that no usable row asks for: their folder names no series and no lesion of it. `refused`: folder or
-    series -> CSV and row, of the rows that cannot be used."""
+    series -> CSV and row, of the rows that cannot be used. `unread`: how folders begin whose CSV was not asked for."""
     places = {place for row in rows for place in (row.film, *row.lesion)}
     claimed = {name for place in places for name in (place.series, place.folder)}
     for path, what in files.broken.items():
         folders = path.split("/")[:-1]
-        if not claimed.intersection(folders) and not any(folder.startswith("Calc-") for folder in folders):
+        if not claimed.intersection(folders) and not any(folder.startswith(unread) for folder in folders):
             table, number = next((refused[name] for name in reversed(folders) if name in refused), ("", None))
             file = f"{path}, cited in {table}" if table else path
             report.problem(file, number, what, "download the file again", "file that is not DICOM")
@@ -146,47 +187,55 @@ def _films(files: Files, split: str, rows: list[Row], options: Options, report: 
 
 
 def _record(files: Files, split: str, rows: list[Row], report: Report) -> Record | None:
-    """A film with those of its masses that can be used; None where none can."""
+    """A film with those of its lesions that can be used; None where none can.
+
+    A film that shows a mass and a calcification is in the collection twice, in a folder for each. Its copy of the first
+    row that has one on disk is the film, that of the masses if there is one.
+    """
     film: Header | None = None
+    cited = rows[0]
     findings = []
     for row in rows:
         try:
-            film = film or find_film(files, row.film)
+            if film is None:
+                film, cited = find_film(files, row.film), row
             findings.append(_finding(files, row, film, report))
         except Refusal as refusal:
             report.problem(row.file, row.number, refusal.message, refusal.do, refusal.reason)
     if film is None or not findings:
         return None
-    first = rows[0]
     return Record(
         dataset=CARD.name,
-        record_id=public_id(CARD.name, "film", first.patient, first.side, first.view),
-        patient_id=first.patient,
-        laterality=first.side,
-        view=first.view,
-        image=DicomFile(files.root, film.path, cited=first.file, row=first.number),
+        record_id=public_id(CARD.name, "film", cited.patient, cited.side, cited.view),
+        patient_id=cited.patient,
+        laterality=cited.side,
+        view=cited.view,
+        image=DicomFile(files.root, film.path, cited=cited.file, row=cited.number),
         findings=tuple(findings),
-        has_mass=True,
+        # a film without a row in the mass CSVs is not said to be free of masses
+        has_mass=any(finding.kind == MASS for finding in findings) or None,
         official_split=split,
-        attributes={"density": first.density, "grade": "full" if film.rows >= FULL_HEIGHT else "reduced"},
+        attributes={"density": cited.density, "grade": "full" if film.rows >= FULL_HEIGHT else "reduced"},
     )
 
 
 def _finding(files: Files, row: Row, film: Header, report: Report) -> Finding:
     mask = find_mask(files, row.lesion, film)
-    if row.margin is None:
-        report.leave_out(f"not in track margin: {margin_group(row.margin_text)}")
+    if row.kind == MASS and row.margin is None:
+        report.leave_out(f"not in track margin: {margin_group(row.words['margin_text'])}")
+    # ids of masses are as before there were calcifications
+    what = ("finding", "lesion") if row.kind == MASS else (f"{row.kind} finding", f"{row.kind} lesion")
     return Finding(
-        finding_id=public_id(CARD.name, "finding", row.patient, row.side, row.view, row.abnormality),
-        lesion_id=public_id(CARD.name, "lesion", row.patient, row.side, row.abnormality),
+        finding_id=public_id(CARD.name, what[0], row.patient, row.side, row.view, row.abnormality),
+        lesion_id=public_id(CARD.name, what[1], row.patient, row.side, row.abnormality),
+        kind=row.kind,
         margin=row.margin,
         malignant=row.malignant,
         mask=DicomFile(files.root, mask.path, mask=True, cited=row.file, row=row.number),
         attributes={
             "assessment": row.assessment,
-            "shape": row.shape,
             "subtlety": row.subtlety,
-            "margin_text": row.margin_text,
             "pathology": row.pathology,
+            **row.words,
         },
     )

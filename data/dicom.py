@@ -1,9 +1,12 @@
 """Image files as `Pixels`: DICOM in the syntaxes that mammograms come in, PNG, TIFF or PGM; and DICOM headers alone."""
 
 import hashlib
+import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +15,16 @@ import pydicom
 import pydicom.config
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+)
 
 from data.errors import DataError
 
@@ -35,6 +45,7 @@ HEADER_TAGS = (
 )
 # What pydicom and its decoders raise for files that are damaged or in a syntax they do not know.
 READ_ERRORS = (
+    BytesLengthException,
     InvalidDicomError,
     AttributeError,
     EOFError,
@@ -51,6 +62,21 @@ READ_ERRORS = (
     zlib.error,
 )
 AGAIN = "download it again"
+UID_FORM = re.compile(r"[0-9.]{1,64}")
+QUOTED = re.compile(r"""b?'[^']*('|$)|b?"[^"]*("|$)""")
+# pydicom asks gdcm first, which ends the process on some damaged files of these syntaxes; the others raise.
+DECODER = dict.fromkeys(JPEG2000TransferSyntaxes, "pylibjpeg") | dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls")
+FACT_TAGS = (
+    "ImagerPixelSpacing",
+    "PixelSpacing",
+    "NominalScannedPixelSpacing",
+    "BitsStored",
+    "PhotometricInterpretation",
+    "ImageLaterality",
+    "Laterality",
+    "ViewPosition",
+)
+MODE_BITS = {"1": 1, "I": 32, "F": 32}  # of pillow; I;16 and its kin have 16, all others 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +124,21 @@ def read_header(root: Path, path: str) -> Header:
     if not series:
         raise DataError("the DICOM header has no Series Instance UID, or ends before it", path, AGAIN)
     return Header(path, series, instance, rows, columns, bits, syntax, size, rows * columns * samples * bits // 8)
+
+
+@dataclass(frozen=True)
+class PixelFacts:
+    """What a file says of its pixels without decoding them. Nothing in it names a patient; "" and None are unknown.
+
+    Laterality and view are the header's. Nothing is turned by them: in CBIS-DDSM Patient Orientation holds the view.
+    """
+
+    bits_stored: int
+    photometric: str  # MONOCHROME1 | MONOCHROME2...; of other image files pillow's mode
+    syntax: str  # name of the transfer syntax; of other image files the format
+    spacing_mm: tuple[float, float] | None = None  # between rows, between columns; at the detector where both are given
+    laterality: str = ""  # L | R | B
+    view: str = ""  # CC | MLO | ...
 
 
 @dataclass(frozen=True)
@@ -170,7 +211,12 @@ class DicomFile(_FilePixels):
             raise self._unreadable(error) from error
         except READ_ERRORS as error:
             raise DataError(f"damaged DICOM file: {_cause(error)}", self.where, AGAIN) from error
-        syntax = _syntax_name(dataset)
+        try:
+            syntax, photometric = _syntax_name(dataset), _photometric(dataset) or "MONOCHROME2"
+        except READ_ERRORS as error:
+            raise DataError(f"damaged DICOM header: {_cause(error)}", self.where, AGAIN) from error
+        if not photometric.startswith("MONOCHROME"):  # a palette's numbers would pass for grey values
+            raise DataError(f"not a grey image, but {photometric}", self.where, "leave it out or convert it")
         if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             what = f"DICOM file without pixels: cut short, or not an image (transfer syntax {syntax})"
             raise DataError(what, self.where, AGAIN)
@@ -181,6 +227,28 @@ class DicomFile(_FilePixels):
             raise DataError(what, self.where, f"{AGAIN}, or convert it to another transfer syntax") from error
         return self._finish(pixels)
 
+    def facts(self) -> PixelFacts:
+        """From the header alone. Raises DataError where it cannot be read."""
+        try:
+            header = pydicom.dcmread(self.root / self.path, stop_before_pixels=True, specific_tags=list(FACT_TAGS))
+            laterality = str(header.get("ImageLaterality") or header.get("Laterality") or "")
+            view = str(header.get("ViewPosition") or "")
+            return PixelFacts(
+                bits_stored=int(header.get("BitsStored") or 0),
+                photometric=_photometric(header),
+                syntax=_syntax_name(header),
+                spacing_mm=_spacing(header),
+                # free text, in which a name may stand, is not passed on
+                laterality=laterality if laterality in ("L", "R", "B") else "",
+                view=view if view.isalpha() and len(view) <= 5 else "",
+            )
+        except InvalidDicomError as error:
+            raise DataError("not a DICOM file", self.where, AGAIN) from error
+        except OSError as error:
+            raise self._unreadable(error) from error
+        except READ_ERRORS as error:
+            raise DataError(f"cannot read the DICOM header: {_cause(error)}", self.where, AGAIN) from error
+
 
 @dataclass(frozen=True)
 class ImageFile(_FilePixels):
@@ -188,39 +256,84 @@ class ImageFile(_FilePixels):
 
     def read(self) -> np.ndarray:
         """Decode. Raises DataError naming the file."""
+        with self._opened() as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise DataError("image file with several pages", self.where, "leave it out or convert it")
+            grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+            pixels = np.asarray(image if grey else image.convert("L"))
+        return self._finish(pixels)
+
+    def facts(self) -> PixelFacts:
+        """From the file's head alone. Raises DataError where it cannot be read."""
+        with self._opened() as image:
+            bits = 16 if image.mode.startswith("I;16") else MODE_BITS.get(image.mode, 8)
+            return PixelFacts(bits, image.mode, image.format or "")
+
+    @contextmanager
+    def _opened(self) -> Iterator[Image.Image]:
+        """The file, opened; what pillow raises within becomes a DataError that names it."""
         try:
             with Image.open(self.root / self.path) as image:
-                if getattr(image, "n_frames", 1) > 1:
-                    raise DataError("image file with several pages", self.where, "leave it out or convert it")
-                grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
-                pixels = np.asarray(image if grey else image.convert("L"))
+                yield image
         except FileNotFoundError as error:
             raise self._unreadable(error) from error
         except UnidentifiedImageError as error:
             raise DataError("image file cannot be decoded: its form is not known", self.where, AGAIN) from error
         except (*READ_ERRORS, SyntaxError, Image.DecompressionBombError) as error:  # pillow: SyntaxError = broken file
             raise DataError(f"image file cannot be decoded: {_cause(error)}", self.where, AGAIN) from error
-        return self._finish(pixels)
 
 
 def _grey(dataset: Dataset, *, as_mask: bool) -> np.ndarray:
+    """Rescale, then the lookup table or window, then MONOCHROME1: the standard's order (PS3.3 C.11, C.7.6.3.1.2).
+
+    Bits above BitsStored are masked, and signs extended, by pydicom.
+    """
+    dataset.pixel_array_options(decoding_plugin=DECODER.get(_syntax(dataset), ""))
     pixels = dataset.pixel_array
     if not as_mask:
-        slope, intercept = dataset.get("RescaleSlope", 1), dataset.get("RescaleIntercept", 0)
-        if "ModalityLUTSequence" in dataset or (slope, intercept) != (1, 0):
+        rescale = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+        if dataset.get("ModalityLUTSequence") or (None not in rescale and rescale != (1, 0)):
             pixels = apply_modality_lut(pixels, dataset)
-        if "VOILUTSequence" in dataset or _has_window(dataset):
-            pixels = apply_voi_lut(pixels, dataset)
+        if dataset.get("VOILUTSequence"):
+            pixels = _looked_up(pixels, dataset)
+        elif _has_window(dataset):
+            pixels = apply_windowing(pixels, dataset)  # the first, where there are several
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and pixels.size:
+        # About the film's own range: grey limits are percentiles of the film, so any other centre gives the same cut.
         # Work in float: the sum of the two ends does not fit an integer type.
         pixels = (float(pixels.max()) + float(pixels.min())) - pixels.astype(np.float32)
     return pixels
 
 
+def _looked_up(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Through the first VOI lookup table. pydicom's own counts positions in the type of the entries: 8 bits wrap."""
+    table = dataset["VOILUTSequence"][0]
+    entries, first, bits = (int(value) for value in table.LUTDescriptor)
+    data = table.LUTData
+    if isinstance(data, bytes):
+        order = "<" if dataset.original_encoding[1] else ">"
+        packed = bits <= 8 and len(data) < 2 * (entries or 65536)
+        data = np.frombuffer(data, "u1" if packed else f"{order}u2")
+    positions = np.clip(np.rint(pixels).astype(np.int64) - first, 0, (entries or 65536) - 1)
+    return np.asarray(data, dtype=np.float32)[positions]
+
+
 def _has_window(dataset: Dataset) -> bool:
+    """Whether the header has a window that can be applied; one of no width is none."""
     width = dataset.get("WindowWidth")
     first = width[0] if isinstance(width, pydicom.multival.MultiValue) and width else width
-    return first is not None and "WindowCenter" in dataset and float(first) >= 1
+    if first in (None, "") or dataset.get("WindowCenter") in (None, ""):
+        return False
+    linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
+    return float(first) >= 1 if linear else float(first) > 0
+
+
+def _spacing(header: Dataset) -> tuple[float, float] | None:
+    for name in ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing"):
+        value = header.get(name)
+        if value is not None and len(value) == 2 and min(float(value[0]), float(value[1])) > 0:
+            return float(value[0]), float(value[1])
+    return None
 
 
 def _syntax(dataset: Dataset) -> str:
@@ -229,12 +342,21 @@ def _syntax(dataset: Dataset) -> str:
 
 
 def _syntax_name(dataset: Dataset) -> str:
+    """In words. A damaged value may hold any part of the header, names too, and is not passed on."""
     uid = _syntax(dataset)
-    return UID(uid).name if uid else "not stated"
+    if not uid:
+        return "not stated"
+    return UID(uid).name if UID_FORM.fullmatch(uid) else "not a UID"
+
+
+def _photometric(dataset: Dataset) -> str:
+    """MONOCHROME1, RGB...; "" where it is not stated or not a word of that kind."""
+    word = str(dataset.get("PhotometricInterpretation") or "").strip()
+    return word if re.fullmatch(r"[A-Z][A-Z0-9_ ]{1,15}", word) else ""
 
 
 def _cause(error: BaseException) -> str:
-    """An error as one short line; without the path that an OSError ends in."""
+    """An error as one short line; without the path that an OSError ends in, and without values, which may be a name."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    line = " ".join(text.split())
+    line = " ".join(QUOTED.sub("...", text).split())
     return line if len(line) <= 160 else f"{line[:157]}..."

@@ -5,18 +5,25 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.errors import ConfigError
+
 
 class Roi(BaseModel):
     """How the region of a finding is cut from its film (Table 1 of the knowledge-transfer paper, 2025). All lengths are film pixels.
 
     max224: window max(min_side, w) x max(min_side, h) around the mass; bbox: the box itself; double_square: side
-    2 max(w, h); double_bbox: 2w x 2h; box_scale: side scale x max(w, h); whole: the whole film.
+    2 max(w, h); double_bbox: 2w x 2h; bbox_overlap: the box itself, in training one of `overlap_n` windows of its size
+    that overlap it by 90 % or more; box_scale: side scale x max(w, h); whole: the whole film (docs/pixels.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    strategy: Literal["max224", "bbox", "double_square", "double_bbox", "box_scale", "whole"] = "max224"
+    strategy: Literal["max224", "bbox", "double_square", "double_bbox", "bbox_overlap", "box_scale", "whole"] = "max224"
     min_side: int = Field(default=224, ge=8, description="S of max224, film pixels")
     scale: float = Field(default=1.6, gt=0, description="factor of box_scale")
+    overlap_n: int = Field(default=10, ge=1, le=1000, description="windows of bbox_overlap (not printed; ours)")
+    keep_aspect: bool = Field(
+        default=False, description="the window is a square of its longer side, so that a square input is not squeezed"
+    )
     centre: Literal["bbox", "centroid"] = Field(
         default="bbox", description="centre of the window: of the box or of the mask"
     )
@@ -25,19 +32,66 @@ class Roi(BaseModel):
     )
     grey_low: float = Field(default=0.5, ge=0, lt=50, description="percentile of the film that becomes 0")
     grey_high: float = Field(default=99.5, gt=50, le=100, description="percentile of the film that becomes 1")
+    jitter_shift: float = Field(
+        default=0.0, ge=0, le=0.5, description="test side alone: boxes are moved by up to this share of their sides"
+    )
+    jitter_scale: float = Field(
+        default=0.0, ge=0, le=0.5, description="test side alone: boxes are scaled by a factor of 1 - this to 1 + this"
+    )
+    jitter_seed: int = Field(default=0, ge=0, description="seed of jitter_shift and jitter_scale")
+    flip: Literal["none", "breast_left", "right_breasts"] = Field(
+        default="none",
+        description="films mirrored before the cut: whose breast lies in their right half, or all of right breasts",
+    )
+    crop: Literal["none", "breast"] = Field(
+        default="none", description="whole films: the film, or the breast's bounding box found in it"
+    )
+
+    @property
+    def jittered(self) -> bool:
+        return self.strategy != "whole" and (self.jitter_shift > 0 or self.jitter_scale > 0)
+
+    @property
+    def without_jitter(self) -> "Roi":
+        """The rule for training and validation."""
+        return self.model_copy(update={"jitter_shift": 0.0, "jitter_scale": 0.0, "jitter_seed": 0})
+
+    @property
+    def unused(self) -> set[str]:
+        """Settings that change no cached pixel under the others: an option that is off leaves the cache as it was."""
+        whole = self.strategy == "whole"
+        return {"overlap_n"} | {
+            name
+            for name, drop in {
+                "min_side": self.strategy != "max224",
+                "scale": self.strategy != "box_scale",
+                "keep_aspect": whole or not self.keep_aspect,
+                "jitter_shift": not self.jittered,
+                "jitter_scale": not self.jittered,
+                "jitter_seed": not self.jittered,
+                "flip": self.flip == "none",
+                "crop": not whole or self.crop == "none",
+            }.items()
+            if drop
+        }
 
 
 class Augment(BaseModel):
     """How a training sample is varied. Image, masks and boxes move together; evaluation is never augmented.
 
     none; turns: flips and quarter turns, each of the eight states alike; window_turns: a random window of a crop that is
-    `margin` times larger, then turns; paper002: as IAIA-BL's public code (crop, rotation, flips, quarter turns).
+    `margin` times larger, then turns; flip_hv: both flips, p 0.5 each; paper002: as IAIA-BL's public code (crop,
+    rotation, flips, quarter turns); paper003: both flips and a rotation, p 0.5 each; gmic: noise of the window's place
+    and size; gmic_flip: that, and a left-right flip with p 0.5 (paper 004). Sources in docs/pixels.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    recipe: Literal["none", "turns", "window_turns", "paper002"] = "none"
+    recipe: Literal["none", "turns", "window_turns", "flip_hv", "paper002", "paper003", "gmic", "gmic_flip"] = "none"
     margin: float = Field(
         default=1.2, ge=1, le=2, description="how much larger the cached crop is than the input (window_turns)"
+    )
+    rotate: Literal["90k", "uniform"] = Field(
+        default="90k", description="angles of paper003 (not printed): quarter turns, or any from -180 to 180 degrees"
     )
 
 
@@ -52,7 +106,7 @@ class Stream:
 
     name: str
     per_step: int
-    only: Literal["all", "mask", "fine", "mass", "normal"] = "all"
+    only: Literal["all", "mask", "fine", "mass", "normal", "negative"] = "all"
     samples_per_class: int | None = None
 
 
@@ -65,3 +119,12 @@ class Inputs:
     streams: tuple[Stream, ...]
     roi: Roi = field(default_factory=Roi)
     augment: Augment = field(default_factory=Augment)
+    negatives: int = 0  # lesion-free regions that join the training side, drawn once per seed (Stream.only: negative)
+
+    def __post_init__(self) -> None:
+        if self.roi.strategy == "bbox_overlap" and self.augment.recipe in ("window_turns", "gmic", "gmic_flip"):
+            raise ConfigError(
+                "roi.strategy bbox_overlap draws the window, and so does this recipe",
+                f"augment.recipe: {self.augment.recipe}",
+                "take a recipe without windows, such as flip_hv or turns",
+            )

@@ -25,13 +25,14 @@ CARD = DataCard(
     licence="research purposes only; may not be sold (Licence.txt of the collection)",
     source="all-mias.tar.gz of the Mammographic Image Analysis Society: Info.txt and the films mdb001.pgm to mdb322.pgm",
     grade="proxy",
-    published_counts={
-        "films": 322,
+    published_counts={  # of what has a place: one more film (mdb059) has a circumscribed mass without one
         "normal films": 207,
-        "masses": 59,
-        "circumscribed": 25,
+        "mass films": 55,
+        "masses": 58,
+        "circumscribed": 24,
         "indistinct": 15,
         "spiculated": 19,
+        "malignant": 20,
     },
 )
 SIDE = 1024  # pixels of every film
@@ -40,6 +41,7 @@ OTHER = {"CALC": "calcification", "ARCH": "architectural distortion", "ASYM": "a
 NORMAL = "NORM"
 TISSUE = {"F": "fatty", "G": "fatty-glandular", "D": "dense-glandular"}
 FILM = re.compile(r"mdb(\d{3})\b", re.IGNORECASE)
+RULE = re.compile(r"\s*=+\s*")  # encloses the table
 DO = "restore it from the collection"
 
 
@@ -88,6 +90,9 @@ def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
         films.setdefault(row.film, []).append(row)
     if not films:
         raise DataError("no line begins with a film's number (mdb001 ...)", _name(table, root), DO)
+    for film in [film for film, rows in films.items() if not _agree(rows)]:
+        what = f"the lines of film {film} disagree: its tissue, or normal and not normal"
+        report.problem(_name(table, root), films.pop(film)[1].line, what, DO, "lines of a film that disagree")
     paths = {path.stem.lower(): path for path in sorted(root.rglob("*")) if path.suffix.lower() == ".pgm"}
     for film, rows in films.items():
         if film not in paths:
@@ -107,15 +112,35 @@ def _find_table(root: Path) -> Path:
 def _rows(table: Path, root: Path, report: Report) -> Iterator[_Row]:
     """Lines of the table; those that do not have its form are problems, by line."""
     name = _name(table, root)
-    for number, line in enumerate(table.read_text(encoding="ascii", errors="replace").splitlines(), start=1):
+    lines = table.read_text(encoding="ascii", errors="replace").splitlines()
+    for number in _table_lines(lines):
+        line = lines[number - 1]
         found = FILM.match(line)
         if found is None:
-            continue  # the text before and after the table
+            report.problem(name, number, "no film's number (mdb001 ...)", "correct the line", "line of another form")
+            continue
         row = _parse(number, line.split(), f"mdb{found[1]}")
         if isinstance(row, str):
             report.problem(name, number, row, "correct the line", "line of another form")
         else:
             yield row
+
+
+def _table_lines(lines: list[str]) -> list[int]:
+    """Numbers of the lines that are the table's: those around the films' up to the lines of = that enclose them."""
+    films = [number for number, line in enumerate(lines, start=1) if FILM.match(line)]
+    rules = [number for number, line in enumerate(lines, start=1) if RULE.fullmatch(line)]
+    if not films:
+        return []
+    first = max((number + 1 for number in rules if number < films[0]), default=films[0])
+    last = min((number - 1 for number in rules if number > films[-1]), default=films[-1])
+    inside = range(first, last + 1)
+    return [number for number in inside if lines[number - 1].strip() and not RULE.fullmatch(lines[number - 1])]
+
+
+def _agree(rows: list[_Row]) -> bool:
+    """A film has one tissue, and is normal in one line alone."""
+    return len({row.tissue for row in rows}) == 1 and (len(rows) == 1 or all(row.kind != NORMAL for row in rows))
 
 
 def _parse(number: int, fields: list[str], film: str) -> _Row | str:

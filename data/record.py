@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from data.errors import DataError
 
@@ -75,9 +75,23 @@ def public_id(dataset: str, *parts: str) -> str:
 
 
 class Options(BaseModel):
-    """Base of a reader's options: what may be asked of the data set. Unknown keys are refused."""
+    """Base of a reader's options: what may be asked of the data set. Unknown keys are refused.
+
+    These fields are every reader's: `prepare` and the split see to them. A result that used one says so (a badge).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    masks: Literal["own", "shuffled"] = Field(
+        default="own", description="shuffled: a placebo: masks of the training side are exchanged between patients"
+    )
+    masks_seed: int = Field(default=0, ge=0, description="of the exchange")
+    fine: Literal["own", "band"] = Field(
+        default="own", description="band: around the lesion's contour, a proxy where a finding has no fine annotation"
+    )
+    band: float = Field(default=0.2, gt=0, le=1, description="reach of the band on each side, in radii of the lesion")
+    patient_scope: Literal["global", "within_class"] = Field(
+        default="global", description="within_class: a patient may train in one class and test in another (paper 000)"
+    )
 
 
 @dataclass(frozen=True)

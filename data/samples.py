@@ -16,14 +16,15 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data._store import PixelSpec, Rows, read_errors
+from data._canvas import Canvases
+from data._negatives import KIND as NEGATIVE
+from data._store import Joined, PixelSpec, Rows, read_errors
 from data._table import per_record, with_origin_labels
-from data.augment import augment as vary
-from data.augment import centre
+from data.augment import Variation, centre, draw, vary_boxes
 from data.batch import Batch
 from data.errors import ConfigError, DataError
 from data.inputs import Augment, Inputs, Stream
-from data.roi import to_crop
+from data.roi import overlap_corners, to_crop
 from data.split import Split
 from data.tracks import TRACKS, Track
 
@@ -35,8 +36,8 @@ class Samples:
     """The samples of one side that have a label of `track`. Only their own pixels are within reach.
 
     `table`: one row per sample, position = Batch.index; the columns of the prepared table plus `label` (of the track),
-    `side`, and the window in film pixels wx0 wy0 wx1 wy1 that the cached cut shows. Unit image: one row per record,
-    area_px summed over its masses, malignant the most severe.
+    `side`, the window in film pixels wx0 wy0 wx1 wy1 that the cached cut shows, and whether it is `flipped`. Unit image:
+    one row per record, area_px summed over its masses, malignant the most severe.
     """
 
     table: pd.DataFrame
@@ -47,6 +48,7 @@ class Samples:
     mask: Rows
     fine: Rows
     size: tuple[int, int]  # H, W of the input
+    overlap_n: int = 0  # windows in the cut that training chooses from (bbox_overlap); 0: the central one
 
     def __len__(self) -> int:
         return len(self.table)
@@ -63,6 +65,10 @@ class Samples:
             fine=self.fine.take(where),
         )
 
+    def with_masks_of(self, positions: np.ndarray) -> "Samples":
+        """The same samples with the masks of those at `positions` (N,)."""
+        return replace(self, mask=self.mask.take(positions), fine=self.fine.take(positions))
+
     def for_track(self, track: str) -> "Samples":
         """Those that have a label of this track; of counterfactuals those whose origin has one."""
         chosen = TRACKS[track]
@@ -71,16 +77,34 @@ class Samples:
         found = self.select(np.flatnonzero(known))
         return replace(found, track=chosen, table=found.table.assign(label=found.table[chosen.column]))
 
+    def and_negatives(self, regions: pd.DataFrame, pixels: Path) -> "Samples":
+        """These samples and after them lesion-free regions: rows of data/_negatives.py, their pixels, empty masks."""
+        images = Rows(pixels / "image.npy", regions["row"].to_numpy(np.int64))
+        none = -np.ones(len(regions), np.int64)
+        kept = regions.drop(columns=["row", "mask_row", "fine_row"]).assign(label=-1, side=self.table["side"].iloc[0])
+        return replace(
+            self,
+            table=pd.concat([self.table, kept[self.table.columns]], ignore_index=True),
+            boxes=(*self.boxes, *(np.zeros((0, 4), np.float32) for _ in range(len(regions)))),
+            image=Joined([self.image, images]),
+            mask=Joined([self.mask, Rows(pixels / "mask.npy", none)]),
+            fine=Joined([self.fine, Rows(pixels / "fine.npy", none)]),
+        )
+
     def members(self, stream: Stream) -> np.ndarray:
         """Positions of the samples that belong to a stream. Raises DataError, naming the stream, if there are none."""
         table = self.table
+        negative = table["kind"].to_numpy() == NEGATIVE
         mask = {
             "all": np.ones(len(table), dtype=bool),
             "mask": table["has_mask"].to_numpy(bool),
             "fine": table["has_fine"].to_numpy(bool),
             "mass": table["has_mass"].to_numpy() == 1,
             "normal": table["has_mass"].to_numpy() == 0,
+            "negative": negative,
         }[stream.only]
+        if stream.only != "negative":  # lesion-free regions are of their own stream alone
+            mask = mask & ~negative
         if not mask.any():
             side = table["side"].iloc[0] if len(table) else "side"
             raise DataError(
@@ -160,17 +184,19 @@ def side_samples(
     }
     target = TRACKS[inputs.target]
     kept = rows.drop(columns=["row", "mask_row", "fine_row"]).assign(label=rows[target.column])
-    return Samples(kept.reset_index(drop=True), target, target, boxes, size=inputs.size, **arrays)
+    n = spec.roi.overlap_n if spec.roi.strategy == "bbox_overlap" else 0
+    return Samples(kept.reset_index(drop=True), target, target, boxes, size=inputs.size, overlap_n=n, **arrays)
 
 
 def _boxes(row: Any, films: Any, spec: PixelSpec) -> np.ndarray:
     """The boxes of a sample in pixels of its cut: of its finding, or of all masses of the film."""
     window = (row.wx0, row.wy0, row.wx1, row.wy1)
     if films is None:
-        return to_crop(np.array([[row.x0, row.y0, row.x1, row.y1]]), window, spec.cut_size)
+        return to_crop(np.array([[row.x0, row.y0, row.x1, row.y1]]), window, spec.cut_size, row.flipped)
     if row.has_mass == 0 or row.record_id not in films.groups:
         return np.zeros((0, 4), np.float32)
-    return to_crop(films.get_group(row.record_id)[["x0", "y0", "x1", "y1"]].to_numpy(), window, spec.cut_size)
+    boxes = films.get_group(row.record_id)[["x0", "y0", "x1", "y1"]].to_numpy()
+    return to_crop(boxes, window, spec.cut_size, row.flipped)
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------
@@ -212,6 +238,7 @@ def batches(
     shuffle: bool = False,
     workers: int = 0,
     batch_size: int | None = None,
+    device: torch.device | str | None = None,
 ) -> Iterator[Batch]:
     """One epoch of batches for one of `world` workers.
 
@@ -220,12 +247,13 @@ def batches(
     replacement. A step's samples are dealt out to the ranks in turn, so every rank has the same number of steps and
     the union over ranks is the same for any `world`. Nothing is dropped: see `step_sizes`.
 
-    Without shuffle (evaluation, projection): the samples of the first stream named (all, if none is) in table order,
+    Without shuffle (evaluation, projection): the samples of the first stream named (all lesions or films, if none is) in table order,
     in batches of `batch_size` (default: the stream's per_step, else 64), the last one as large as it comes; a rank
     takes every `world`-th sample. No other stream is drawn.
 
     augment: vary by inputs.augment, else the central window. A sample's variation depends on (seed, stage, epoch,
-    position in the epoch) alone. workers: loader processes. Raises DataError for a stream without samples.
+    position in the epoch) alone. workers: loader processes; with `device` they hand over cached pixels and what was
+    drawn, and the variation is applied on that device. Raises DataError for a stream without samples.
     """
     seeds = _Seeds(seed, zlib.crc32(stage.encode()), epoch)
     chosen = [_stream(inputs, name) for name in streams]
@@ -234,8 +262,8 @@ def batches(
     else:
         steps = _table_steps(samples, chosen, rank, world, batch_size)
     recipe = inputs.augment if augment else None
-    dataset = _Dataset(samples, recipe, seeds)
-    loader: DataLoader[Batch] = DataLoader(
+    dataset = _Dataset(samples, recipe, seeds, late=device is not None)
+    loader: DataLoader[Batch | Canvases] = DataLoader(
         dataset,
         batch_sampler=steps,
         num_workers=min(workers, len(steps)),
@@ -243,7 +271,8 @@ def batches(
         multiprocessing_context=_context() if workers and steps else None,
         generator=torch.Generator().manual_seed(seed),  # keeps the global generator of torch untouched
     )
-    yield from loader
+    for made in loader:
+        yield made.batch(samples.size, device or "cpu") if isinstance(made, Canvases) else made
 
 
 def step_sizes(count: int, per_step: int) -> list[int]:
@@ -323,7 +352,7 @@ def _table_steps(
     samples: Samples, streams: Sequence[tuple[int, Stream]], rank: int, world: int, batch_size: int | None
 ) -> list[list[_Item]]:
     """This rank's samples in table order."""
-    number, members, size = 0, np.arange(len(samples)), batch_size or _BATCH
+    number, members, size = 0, np.flatnonzero(samples.table["kind"] != NEGATIVE), batch_size or _BATCH
     if streams:
         number, stream = streams[0]
         members, size = samples.members(stream), batch_size or stream.per_step
@@ -331,38 +360,32 @@ def _table_steps(
     return [own[start : start + size] for start in range(0, len(own), size)]
 
 
-class _Dataset(Dataset[Batch]):
-    """Whole batches: the loader asks for a step's items at once."""
+class _Dataset(Dataset[Batch | Canvases]):
+    """Whole batches: the loader asks for a step's items at once. late: the variation is left to who gets them."""
 
-    def __init__(self, samples: Samples, recipe: Augment | None, seeds: _Seeds) -> None:
-        self.samples, self.recipe, self.seeds = samples, recipe, seeds
+    def __init__(self, samples: Samples, recipe: Augment | None, seeds: _Seeds, *, late: bool = False) -> None:
+        self.samples, self.recipe, self.seeds, self.late = samples, recipe, seeds, late
         _ = samples.columns  # made once, before worker processes copy it
 
-    def __getitems__(self, items: list[_Item]) -> Batch:
-        """The batch of these items. Pixels stay integers until the batch is whole, then become [0, 1] at once."""
+    def __getitems__(self, items: list[_Item]) -> Batch | Canvases:
+        """The batch of these items, or what it is made of."""
+        made = self._canvases(items)
+        return made if self.late else made.batch(self.samples.size)
+
+    def _canvases(self, items: list[_Item]) -> Canvases:
         samples, size = self.samples, self.samples.size
-        image = np.empty((len(items), 1, *size), np.uint16)
-        masks = np.empty((len(items), 2, *size), np.uint8)
-        boxes = []
-        for i, item in enumerate(items):
-            pixels = samples.image[item.row][None]
-            both = np.stack([samples.mask[item.row], samples.fine[item.row]])
-            found = samples.boxes[item.row]
-            if self.recipe is None:
-                pixels, both, found = centre(pixels, both, found, size)
-            else:
-                rng = self.seeds.generator(_VARY, item.position)
-                pixels, both, found = vary(pixels, both, found, self.recipe, size, rng)
-            image[i], masks[i] = pixels, both
-            inside = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
-            boxes.append(torch.from_numpy(np.ascontiguousarray(found[inside], dtype=np.float32)))
+        image = np.stack([samples.image[item.row][None] for item in items])
+        masks = np.stack([np.stack([samples.mask[item.row], samples.fine[item.row]]) for item in items])
+        drawn = [self._drawn(item, pixels) for item, pixels in zip(items, image, strict=True)]
+        of_items = [torch.from_numpy(samples.boxes[item.row]) for item in items]
+        boxes = [vary_boxes(own, how, size) for own, how in zip(of_items, drawn, strict=True)]
         index = torch.tensor([item.row for item in items])
         of_table = {name: column[index] for name, column in samples.columns.items()}
-        fractions = torch.from_numpy(masks).float().div_(255)
-        return Batch(
-            image=torch.from_numpy(image.astype(np.float32)).div_(65535),
-            mask=fractions[:, :1].contiguous(),
-            fine_mask=fractions[:, 1:].contiguous(),
+        no_pixels = torch.empty((len(items), 1, 0, 0))
+        rest = Batch(
+            image=no_pixels,
+            mask=no_pixels,
+            fine_mask=no_pixels,
             has_mask=of_table["has_mask"],
             has_fine=of_table["has_fine"],
             label=of_table["label"],
@@ -370,8 +393,19 @@ class _Dataset(Dataset[Batch]):
             malignant=of_table["malignant"],
             stream=torch.tensor([item.stream for item in items]),
             index=index,
-            boxes=boxes,
+            boxes=[box[(box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])] for box in boxes],
         )
+        return Canvases(torch.from_numpy(image.view(np.int16)), torch.from_numpy(masks), drawn, rest)
+
+    def _drawn(self, item: _Item, pixels: np.ndarray) -> Variation:
+        """The sample's own variation; without a recipe the central window."""
+        size, canvas, corners = self.samples.size, (pixels.shape[1], pixels.shape[2]), None
+        if self.recipe is None:
+            return centre(canvas, size)
+        if self.samples.overlap_n:
+            finding = str(self.samples.table["finding_id"].iat[item.row])
+            corners = overlap_corners(finding, self.samples.overlap_n, size, canvas)
+        return draw(self.recipe, pixels, size, self.seeds.generator(_VARY, item.position), corners)
 
 
 def _as_it_is(batch: Any) -> Any:

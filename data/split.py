@@ -27,6 +27,7 @@ class Split:
     source: str  # "official", "official, validation carved from train" or "seeded"
     table: pd.DataFrame
     hash: str
+    patient_scope: str = "global"
 
     def sides_of(self, table: pd.DataFrame) -> "pd.Series[str]":
         """The side of each row of a table of the same data set."""
@@ -47,12 +48,15 @@ class Split:
         return path
 
 
-def make_split(table: pd.DataFrame, protocol: str = "holdout", seed: int = 0, fold: int = 0) -> Split:
+def make_split(
+    table: pd.DataFrame, protocol: str = "holdout", seed: int = 0, fold: int = 0, patient_scope: str = "global"
+) -> Split:
     """Sides for every row of a prepared table.
 
     holdout: the official sides where the data set has them (validation, if it has none, is a seventh of the training
     patients), else a seeded 73/12/14 %. kfold5: fold 0..4 is the test side, a fifth of the rest validates. A patient
-    counts with the most severe label. Raises LeakError if a patient or an image sits on two sides, DataError if the
+    counts with the most severe label. patient_scope within_class: what is kept together is a patient's films of one
+    class (the most severe margin, else malignancy of the film), as paper 000 words it. Raises LeakError if a patient or an image sits on two sides, DataError if the
     official sides lack train or test: films that were meant for one side are never dealt out anew.
     """
     if protocol not in PROTOCOLS:
@@ -60,6 +64,7 @@ def make_split(table: pd.DataFrame, protocol: str = "holdout", seed: int = 0, fo
     folds = 5 if protocol == "kfold5" else 1
     if not 0 <= fold < folds:
         raise ConfigError(f"no fold {fold} in {protocol}", "fold", f"choose 0 to {folds - 1}")
+    table = table.assign(patient_id=table["patient"], patient=_kept_together(table, patient_scope))
     origins = table[table["counterfactual_of"] == ""]
     if protocol == "kfold5":
         sides, source = _folds(origins, seed, fold), "seeded"
@@ -67,14 +72,26 @@ def make_split(table: pd.DataFrame, protocol: str = "holdout", seed: int = 0, fo
         sides, source = _official(origins, seed)
     else:
         sides, source = _seeded(origins, seed), "seeded"
-    manifest = table[["record_id", "finding_id", "patient", "image_hash"]].copy()
+    manifest = table[["record_id", "finding_id", "patient", "patient_id", "image_hash", "pixel_hash"]].copy()
     origin_of = table["record_id"].where(table["counterfactual_of"] == "", table["counterfactual_of"])
     by_record = dict(zip(origins["record_id"], sides, strict=True))
     manifest["side"] = origin_of.map(by_record)
     manifest["fold"] = fold
     _check(manifest)
+    manifest = manifest.assign(patient=manifest["patient_id"])
     manifest = manifest.sort_values(["record_id", "finding_id"], ignore_index=True)[_COLUMNS]
-    return Split(protocol, seed, fold, source, manifest, _hash(manifest))
+    return Split(protocol, seed, fold, source, manifest, _hash(manifest), patient_scope)
+
+
+def _kept_together(table: pd.DataFrame, patient_scope: str) -> "pd.Series[str]":
+    """Per row what goes to one side as a whole: the patient, or within each class the patient's films of that class."""
+    if patient_scope == "global":
+        return table["patient"]
+    worst = table.groupby("record_id")[["margin", "malignant"]].transform("max")
+    label = np.where(worst["margin"] >= 0, "margin " + worst["margin"].astype(str), worst["malignant"].astype(str))
+    origin = table["record_id"].where(table["counterfactual_of"] == "", table["counterfactual_of"])
+    of_record = dict(zip(table["record_id"], label, strict=True))
+    return table["patient"] + ", " + origin.map(of_record)
 
 
 def strata(table: pd.DataFrame) -> "pd.Series[str]":
@@ -163,8 +180,8 @@ def _merged(labels: "pd.Series[str]", parts: int) -> "pd.Series[str]":
 
 
 def _check(manifest: pd.DataFrame) -> None:
-    """No patient and no image on two sides."""
-    for column, noun in (("patient", "patient"), ("image_hash", "the image of record")):
+    """No patient and no image on two sides; an image is the same if its file is, or if its pixels are."""
+    for column, noun in (("patient", "patient"), ("image_hash", "the image of record"), ("pixel_hash", "the film of record")):
         sides = manifest.groupby(column)["side"].nunique()
         if (sides > 1).any():
             row = manifest[manifest[column] == sides.index[sides > 1][0]]

@@ -70,7 +70,13 @@ def final(method: str, seed: int, skill: float = 1.0, track: str = "margin", **c
         "seconds": 60.0,
         "requirements": {f"pretext-{seed}": 30.0},
         "search": {"id": f"sweep-{method}", "trials": 3, "seconds": 100.0},
-        "facts": {"seeds_asked": 5, "weights": "pretext", "reduced": ["width 0.125"], "grades": ["synthetic"]},
+        "facts": {
+            "seeds_asked": 5,
+            "weights": "pretext",
+            "reduced": ["width 0.125"],
+            "grades": ["synthetic"],
+            "passport": "phantom (synthetic); 40 films; nothing left out",
+        },
     }
     return SeedRun(**{**given, **changes})
 

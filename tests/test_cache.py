@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 
 import data
-from data import cache
+from data._key import folder_of
 from data._store import PixelSpec, Rows, create_rows, write_rows
-from data._table import masks_shared
 from data.cache import Opening, Prepared, open_prepared, prepare
 from data.errors import ConfigError, DataError, LeakError, MachineError, UserError
 from data.inputs import Inputs, Roi, Stream
+from data.passport import masks_shared
 from data.split import Split
 from tests import toy_films
 
@@ -120,7 +120,7 @@ def test_several_processes_write_the_same(tmp_path):
     two = prepare(
         "toy_films", None, {"patients": 8}, tmp_path / "two", roi=ROI, size=(16, 16), processes=2, progress=lambda *p: seen.append(p)
     )  # fmt: skip
-    assert two.data_hash == one.data_hash and seen == [(i, 16) for i in range(1, 17)]
+    assert two.data_hash == one.data_hash and seen == [(i, 16) for i in range(17)]
     for path in one.folder.rglob("*.npy"):
         assert path.read_bytes() == (two.folder / path.relative_to(one.folder)).read_bytes()
 
@@ -139,7 +139,7 @@ def test_bad_files_are_refused_or_left_out(tmp_path, defect, message):
     with pytest.raises(DataError, match=message) as error:
         toy(tmp_path, defect=defect)
     assert "film 3" in str(error.value) and "pass --skip-bad" in str(error.value) and "\n" not in str(error.value)
-    assert not [p for p in tmp_path.iterdir() if p.is_dir()]  # nothing half made
+    assert all(p.suffix == ".part" for p in tmp_path.iterdir() if p.is_dir())  # nothing that counts as done
     prepared = toy(tmp_path, defect=defect, skip_bad=True)
     assert len(prepared.table) == 47
     assert [(p["file"][:6], p["row"]) for p in prepared.passport["problems"]] == [("film 3", None)]
@@ -227,7 +227,7 @@ def test_the_key_follows_the_files_on_disk(tmp_path):
     (root / "a.csv").write_text("1")
 
     def key(cache_dir: Path = root / "runs" / "cache") -> str:
-        return cache._folder(reader, root, toy_films.Options(), cache_dir).name  # type: ignore[arg-type]
+        return folder_of(reader, root, toy_films.Options(), cache_dir).name  # type: ignore[arg-type]
 
     first = key()
     (root / "runs" / "cache").mkdir(parents=True)
@@ -238,9 +238,9 @@ def test_the_key_follows_the_files_on_disk(tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(root, moved)
     second, root = key(), moved
-    assert cache._folder(reader, moved, toy_films.Options(), moved / "runs" / "cache").name == second  # type: ignore[arg-type]
+    assert folder_of(reader, moved, toy_films.Options(), moved / "runs" / "cache").name == second  # type: ignore[arg-type]
     with pytest.raises(DataError, match="pass --data-root; elsewhere"):
-        cache._folder(reader, tmp_path / "none", toy_films.Options(), tmp_path)  # type: ignore[arg-type]
+        folder_of(reader, tmp_path / "none", toy_films.Options(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_links_to_nothing_count_and_pipes_do_not(tmp_path):
@@ -251,7 +251,7 @@ def test_links_to_nothing_count_and_pipes_do_not(tmp_path):
     (root / "a.csv").write_text("1")
 
     def key() -> str:
-        return cache._folder(reader, root, toy_films.Options(), tmp_path / "cache").name  # type: ignore[arg-type]
+        return folder_of(reader, root, toy_films.Options(), tmp_path / "cache").name  # type: ignore[arg-type]
 
     plain = key()
     os.mkfifo(root / "pipe.dcm")

@@ -1,5 +1,6 @@
 """The reader of CBIS-DDSM on a tiny tree of real films: labels, ids, pixels, and every form of a download."""
 
+import json
 import pickle
 import shutil
 from collections import Counter
@@ -10,17 +11,16 @@ import pydicom
 import pytest
 
 import data
+from data import forms
+from data.cache import prepare
 from data.cbis_ddsm import CARD, Options, records
+from data.phantom import exams
 from data.record import Record, Report
+from data.tracks import MARGINS
 from tests import cbis_tree
-from tests.cbis_tree import Tree, build
+from tests.cbis_tree import Tree, build, read
 
 TRAIN = cbis_tree.csv_name("train")
-
-
-def read(root: Path, **options: int) -> list[Record]:
-    """All records, without skipping anything."""
-    return list(records(root, Options(**options), Report()))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,88 @@ def test_films_limits_each_official_set(clean: Tree) -> None:
     found = list(records(clean.root, Options(films=2), report))
     assert Counter(record.official_split for record in found) == {"train": 2, "test": 1}
     assert report.left_out["beyond the number of films asked for"] == 3
+
+
+# ---- several masses on a film
+
+
+def shown(record: Record) -> list[tuple[str | None, bool | None, np.ndarray]]:
+    """Margin, malignancy and pixels (H, W) of each mass."""
+    return [(f.margin, f.malignant, f.mask.read()) for f in record.findings if f.mask is not None]
+
+
+def truth(film: str) -> list[np.ndarray]:
+    """The masks of a film's masses, in the order of the CSV."""
+    boxes = json.loads((cbis_tree.SOURCE / "boxes.json").read_text())[film]
+    return [cbis_tree.ellipse(cbis_tree.box_pixels(box, (256, 160)), (256, 160)) > 0 for box in boxes]
+
+
+def swap(tree: Tree, film: str, abnormality: str) -> None:
+    """One lesion's mask and crop change their names, the other's do not."""
+    mask, crop = (tree.file(film, kind, abnormality) for kind in ("mask", "crop"))  # type: ignore[arg-type]
+    pixels = {path: path.read_bytes() for path in (mask, crop)}
+    mask.write_bytes(pixels[crop])
+    crop.write_bytes(pixels[mask])
+
+
+def move_to_own_series(tree: Tree, film: str, abnormality: str, split: str, row: int) -> None:
+    """One lesion's mask has a study and a series of its own, as 103 rows of the collection have it."""
+    path, series = tree.file(film, "mask", abnormality), "1.3.6.1.4.1.9590.100.1.2.7.7"
+    pixels = pydicom.dcmread(path).pixel_array
+    path.unlink()
+    cell = f"Mass-Training_P_{film}_{abnormality}/1.2.3/{series}/000000.dcm"
+    cbis_tree.write_dicom(tree.root / "CBIS-DDSM" / cell, pixels, series=series)
+    tree.edit(split, row, cbis_tree.MASK, cell)
+
+
+@pytest.mark.parametrize("form", ["as it is", "swapped", "a series of its own", "both"])
+def test_each_mask_keeps_its_margin_and_pathology(tree: Tree, form: str) -> None:
+    """Both films have a circumscribed benign mass and a malignant one of another margin, or of none."""
+    if form in ("swapped", "both"):
+        swap(tree, "00419_LEFT_CC", "1")
+        swap(tree, "00969_LEFT_CC", "3")
+    if form in ("a series of its own", "both"):
+        move_to_own_series(tree, "00419_LEFT_CC", "2", "train", 5)
+    two = [record for record in read(tree.root) if len(record.findings) == 2]
+    assert [[label[:2] for label in shown(record)] for record in two] == [
+        [("circumscribed", False), ("indistinct", True)],
+        [("circumscribed", False), (None, True)],
+    ]
+    for record, film in zip(two, ("00419_LEFT_CC", "00969_LEFT_CC"), strict=True):
+        for (_, _, mask), drawn in zip(shown(record), truth(film), strict=True):
+            assert np.array_equal(mask, drawn)
+
+
+@pytest.mark.parametrize(
+    "quirks", [(), ("mask_first", "own_series", "undescribed"), ("descriptive", "nbia", "form2017")]
+)
+def test_each_mask_keeps_its_label_on_phantom_films(tmp_path: Path, quirks: tuple[str, ...]) -> None:
+    """Against what was drawn: pixels, margin and malignancy, also where the masses of a film differ."""
+    form = forms.load("cbis_ddsm")
+    films = [film for exam in exams(forms.suited("cbis_ddsm", 12, {"size": 96})) for film in exam.records()]
+    known = form.write(tmp_path, films, frozenset(quirks), lambda: None)
+    assert any(len({f.margin for f in record.findings}) > 1 for record in known)
+    assert any(len({f.malignant for f in record.findings}) > 1 for record in known)
+    for drawn, found in zip(known, read(tmp_path), strict=True):
+        assert len(found.findings) == len(drawn.findings) and found.patient_id == drawn.patient_id
+        for (margin, malignant, mask), label in zip(shown(drawn), shown(found), strict=True):
+            assert label[:2] == (margin, malignant) and np.array_equal(label[2], mask)
+
+
+def test_labels_and_boxes_stay_together_when_prepared(tree: Tree) -> None:
+    table = prepare("cbis_ddsm", tree.root, {}, tree.root.parent / "cache").table
+    rows = table[table.duplicated("record_id", keep=False)]
+    found = [
+        (MARGINS[row.margin] if row.margin >= 0 else None, row.malignant, (row.x0, row.y0, row.x1, row.y1))
+        for row in rows.itertuples()
+    ]
+    drawn = [mask for film in ("00419_LEFT_CC", "00969_LEFT_CC") for mask in truth(film)]
+    extents = [
+        (int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1)
+        for y, x in (np.nonzero(mask) for mask in drawn)
+    ]
+    labels: list[tuple[str | None, int]] = [("circumscribed", 0), ("indistinct", 1), ("circumscribed", 0), (None, 1)]
+    assert found == [(*label, extent) for label, extent in zip(labels, extents, strict=True)]
 
 
 # ---- the forms of a download

@@ -1,20 +1,26 @@
 """Pixels from files: every transfer syntax with a decoder, grey conventions, and files that are broken in each way."""
 
+import io
 import pickle
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
+import pydicom.encaps
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 
-from data.dicom import DicomFile, ImageFile, read_header
+from data.dicom import DicomFile, ImageFile, PixelFacts, read_header
 from data.errors import DataError
+from data.forms._files import save_dicom
+from data.inputs import Roi
+from data.roi import cut
 from tests.cbis_tree import write_dicom
 
 # pytest sets the filter of data.dicom aside.
@@ -58,8 +64,13 @@ GREY = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
         ("MR_small_jpeg_ls_lossless.dcm", (64, 64), 127, 2145),
         ("MR_small_jp2klossless.dcm", (64, 64), 127, 2145),
         ("JPEGLSNearLossless_16.dcm", (50, 10), 0, 65535),
+        ("JPEGLSNearLossless_08.dcm", (45, 10), 0, 255),
         ("image_dfl.dcm", (512, 512), 0, 255),
+        ("J2K_pixelrep_mismatch.dcm", (512, 512), -2000, 1896),
+        ("693_J2KI.dcm", (512, 512), -3995, 1812),
         ("JPEG2000.dcm", (1024, 256), -30, 245),
+        ("examples_overlay.dcm", (300, 484), 0, 1123),
+        ("CT_small.dcm", (128, 128), -896, 1167),
     ],
 )
 def test_transfer_syntaxes(name: str, shape: tuple[int, int], low: float, high: float) -> None:
@@ -74,8 +85,8 @@ def test_transfer_syntaxes(name: str, shape: tuple[int, int], low: float, high: 
         assert (read == plain).all()
 
 
-def test_jpeg_lossless(tmp_path: Path) -> None:
-    """The syntax of most digital mammograms; gdcm writes it, since no small grey sample comes with pydicom."""
+def jpeg_lossless(tmp_path: Path) -> Path:
+    """GREY in the syntax of most digital mammograms; gdcm writes it, since no small grey sample comes with pydicom."""
     gdcm = pytest.importorskip("gdcm")
     source = written(tmp_path, GREY)
     reader = gdcm.ImageReader()
@@ -90,8 +101,31 @@ def test_jpeg_lossless(tmp_path: Path) -> None:
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
-    assert pydicom.dcmread(tmp_path / "lossless.dcm").file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
-    assert (DicomFile(tmp_path, "lossless.dcm").read() == GREY).all()
+    return tmp_path / "lossless.dcm"
+
+
+def test_jpeg_lossless(tmp_path: Path) -> None:
+    path = jpeg_lossless(tmp_path)
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.70"
+    assert (DicomFile(tmp_path, path.name).read() == GREY).all()
+
+
+@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"])
+def test_a_compressed_film_is_the_plain_one(name: str) -> None:
+    plain, packed = sample("MR_small.dcm"), sample(name)
+    assert (DicomFile(packed.parent, name).read() == DicomFile(plain.parent, plain.name).read()).all()
+
+
+@given(st.integers(0, 4095), st.integers(0, 15))
+def test_bits_above_those_stored_are_none_of_the_grey_value(
+    tmp_path_factory: pytest.TempPathFactory, value: int, garbage: int
+) -> None:
+    stored = np.array([[value | garbage << 12, 0], [0xF000, 4095]], np.uint16)
+    twelve = {"BitsStored": 12, "HighBit": 11}
+    folder = tmp_path_factory.getbasetemp()
+    assert written(folder, stored, **twelve).read().tolist() == [[value, 0], [0, 4095]]
+    signed = written(folder, stored, **twelve, PixelRepresentation=1).read()
+    assert signed.tolist() == [[value - 4096 * (value > 2047), 0], [0, -1]]
 
 
 @given(st.integers(0, 65535), st.integers(0, 65535))
@@ -111,6 +145,84 @@ def test_monochrome1_of_signed_values_is_exact_in_order(tmp_path: Path) -> None:
 
 def test_rescale(tmp_path: Path) -> None:
     assert (written(tmp_path, GREY, RescaleSlope=2, RescaleIntercept=-7).read() == GREY * 2.0 - 7).all()
+
+
+def with_table(file: DicomFile, bits: int, entries: list[int], first: int = 0) -> DicomFile:
+    """The file with a VOI lookup table."""
+    dataset, item = pydicom.dcmread(file.root / file.path), Dataset()
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries), first, bits])
+    item.add_new("LUTData", "US", entries)
+    dataset.VOILUTSequence = [item]
+    dataset.save_as(file.root / file.path)
+    return file
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_lookup_table_comes_before_a_window(tmp_path: Path, bits: int) -> None:
+    """Also one of 8 bits with more than 256 entries, and of positions that a rescale has made."""
+    stored = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    curve = [round((2**bits - 1) * (i / 499) ** 2) for i in range(500)]
+    plain = with_table(written(tmp_path, stored, WindowCenter=20, WindowWidth=10), bits, curve, first=50).read()
+    assert (plain == np.array(curve)[np.clip(stored.astype(int) - 50, 0, 499)]).all()
+    rescaled = with_table(written(tmp_path, stored, RescaleSlope=0.5, RescaleIntercept=10), bits, curve).read()
+    assert (rescaled == np.array(curve)[np.clip(np.rint(stored * 0.5 + 10).astype(int), 0, 499)]).all()
+
+
+SHAPES = {
+    "LINEAR": lambda x: np.clip((x - 19999.5) / 9999 + 0.5, 0, 1),
+    "LINEAR_EXACT": lambda x: np.clip((x - 20000) / 10000 + 0.5, 0, 1),
+    "SIGMOID": lambda x: 1 / (1 + np.exp(-4 * (x - 20000) / 10000)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_of_a_window(tmp_path: Path, shape: str) -> None:
+    """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3; of several windows the first."""
+    window = {"WindowCenter": [20000, 5000], "WindowWidth": [10000, 300], "VOILUTFunction": shape}
+    read = written(tmp_path, GREY, **window).read()
+    assert np.allclose(read / 65535, SHAPES[shape](GREY.astype(float)), atol=1e-5)
+
+
+def test_an_exact_window_may_be_narrower_than_one(tmp_path: Path) -> None:
+    fine = {"RescaleSlope": 0.001, "RescaleIntercept": 0, "WindowCenter": 30, "WindowWidth": 0.5}
+    read = written(tmp_path, GREY, **fine, VOILUTFunction="LINEAR_EXACT").read()
+    assert len(np.unique(read[(GREY < 29750) | (GREY > 30250)])) == 2
+    assert (written(tmp_path, GREY, **fine).read() == (GREY * 0.001).astype(np.float32)).all()  # LINEAR knows none
+
+
+@pytest.mark.parametrize("kind", ["stored", "rescaled", "LINEAR", "LINEAR_EXACT", "SIGMOID", "table"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_monochrome1_film_is_cut_as_its_monochrome2_twin(tmp_path: Path, kind: str, signed: bool) -> None:
+    """Up to an affine map, which the film's own percentiles take away."""
+    rng = np.random.default_rng(0)
+    stored = rng.integers(100, 4000, (40, 30))
+    ends = (-2048, 2047) if signed else (0, 4095)
+    stored = stored + ends[0]
+    turned = ends[0] + ends[1] - stored
+    dtype = np.int16 if signed else np.uint16
+    form: dict[str, object] = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(signed)}
+    one, two = dict(form), dict(form)
+    if kind == "rescaled":
+        for more in (one, two):
+            more |= {"RescaleSlope": 2, "RescaleIntercept": 30}
+    elif kind in SHAPES:
+        middle = ends[0] + 1500
+        half = 1 if kind == "LINEAR" else 0  # LINEAR's middle lies half a value below its centre
+        two |= {"WindowCenter": middle, "WindowWidth": 1200, "VOILUTFunction": kind}
+        one |= {"WindowCenter": ends[0] + ends[1] - middle + half, "WindowWidth": 1200, "VOILUTFunction": kind}
+    plain = written(tmp_path, stored.astype(dtype), **two)
+    if kind == "table":
+        curve = [round(4095 * (i / 4095) ** 2) for i in range(4096)]
+        first = ends[0]
+        plain = with_table(plain, 12, curve, first)
+    a = plain.read()
+    other = written(tmp_path, turned.astype(dtype), **one, PhotometricInterpretation="MONOCHROME1")
+    if kind == "table":
+        other = with_table(other, 12, [4095 - value for value in reversed(curve)], first)
+    b = other.read()
+    assert np.ptp(a) > 0 and np.allclose(a - a.min(), b - b.min(), atol=0.01)
+    region = [cut(film, [], (5, 5, 25, 35), Roi(strategy="bbox"), (16, 16)).image for film in (a, b)]
+    assert np.allclose(region[0], region[1], atol=1e-4)
 
 
 def test_a_window_is_applied(tmp_path: Path) -> None:
@@ -156,18 +268,75 @@ def test_a_truncated_file(tmp_path: Path) -> None:
         assert says in the_line(DicomFile(tmp_path, "t.dcm"))
 
 
-@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm"])
+COMPRESSED = {
+    "MR_small_RLE.dcm": "RLE Lossless",
+    "MR_small_jpeg_ls_lossless.dcm": "JPEG-LS Lossless Image Compression",
+    "JPEGLSNearLossless_16.dcm": "JPEG-LS Lossy",
+    "MR_small_jp2klossless.dcm": "JPEG 2000 Image Compression (Lossless Only)",
+    "JPEG2000.dcm": "JPEG 2000 Image Compression",
+    "lossless.dcm": "JPEG Lossless, Non-Hierarchical, First-Order Prediction",
+}
+
+
+def packed(folder: Path, name: str) -> bytes:
+    return (jpeg_lossless(folder) if name == "lossless.dcm" else sample(name)).read_bytes()
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
 @pytest.mark.parametrize("share", [0.4, 0.7])
 def test_a_truncated_compressed_file_names_its_syntax(tmp_path: Path, name: str, share: float) -> None:
-    raw = sample(name).read_bytes()
-    (tmp_path / name).write_bytes(raw[: int(len(raw) * share)])
-    assert "transfer syntax " in the_line(DicomFile(tmp_path, name))
+    raw = packed(tmp_path, name)
+    start = raw.index(b"\xe0\x7f\x10\x00")  # Pixel Data
+    (tmp_path / name).write_bytes(raw[: start + 40 + int((len(raw) - start - 40) * share)])
+    assert f"transfer syntax {COMPRESSED[name]}" in the_line(DicomFile(tmp_path, name))
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_compressed_pixels_that_are_noise_name_their_syntax(tmp_path: Path, name: str) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(packed(tmp_path, name)))
+    noise = np.random.default_rng(0).integers(0, 256, 600, dtype=np.uint8).tobytes()
+    dataset.PixelData = pydicom.encaps.encapsulate([noise])
+    dataset.save_as(tmp_path / name)
+    line = the_line(DicomFile(tmp_path, name))
+    assert line.startswith(f"pixels cannot be decoded (transfer syntax {COMPRESSED[name]}")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"), [("MR_small_jp2klossless.dcm", 70, 67), ("MR_small_jpeg_ls_lossless.dcm", 34, 234)]
+)
+def test_one_damaged_byte_ends_no_process(tmp_path: Path, name: str, place: int, value: int) -> None:
+    """gdcm, which pydicom would ask first, ends the process on these two; data.dicom asks another decoder."""
+    damaged = bytearray(sample(name).read_bytes())
+    damaged[damaged.index(b"\xe0\x7f\x10\x00") + place] = value
+    (tmp_path / name).write_bytes(damaged)
+    assert "transfer syntax JPEG" in the_line(DicomFile(tmp_path, name))
 
 
 def test_a_syntax_without_a_decoder_is_named() -> None:
     path = sample("JPEG-lossy.dcm")
     line = the_line(DicomFile(path.parent, path.name))
     assert line.startswith("pixels cannot be decoded (transfer syntax JPEG Extended (Process 2 and 4))")
+
+
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [
+        ("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile / Main Level"),
+        ("1.2.840.10008.1.2.4.203", "High-Throughput JPEG 2000 Image Compression"),
+        ("1.2.840.10008.1.2.4.107", "HEVC/H.265 Main Profile / Level 5.1"),
+    ],
+)
+def test_a_syntax_that_no_film_has_is_named(tmp_path: Path, uid: str, name: str) -> None:
+    dataset = pydicom.dcmread(sample("MR_small_RLE.dcm"))
+    dataset.file_meta.TransferSyntaxUID = uid
+    dataset.save_as(tmp_path / "1.dcm")
+    assert the_line(DicomFile(tmp_path, "1.dcm")).startswith(f"pixels cannot be decoded (transfer syntax {name}")
+
+
+@pytest.mark.parametrize("name", ["examples_palette.dcm", "SC_rgb_jpeg_dcmtk.dcm"])
+def test_colours_are_no_grey_values(name: str) -> None:
+    path = sample(name)
+    assert the_line(DicomFile(path.parent, path.name)).startswith("not a grey image, but ")
 
 
 def test_an_unknown_syntax_is_named(tmp_path: Path) -> None:
@@ -253,6 +422,59 @@ def test_any_bytes_after_the_mark_end_in_one_line_or_a_header(
         read_header(path.parent, path.name)
 
 
+# ---- facts
+
+
+def test_facts_of_a_header(tmp_path: Path) -> None:
+    film = written(
+        tmp_path, GREY, BitsStored=12, HighBit=11, ImagerPixelSpacing=[0.07, 0.05], PixelSpacing=[0.1, 0.1],
+        ImageLaterality="L", ViewPosition="MLO", PhotometricInterpretation="MONOCHROME1",
+    )  # fmt: skip
+    facts = PixelFacts(12, "MONOCHROME1", "Explicit VR Little Endian", (0.07, 0.05), "L", "MLO")
+    assert film.facts() == facts and pickle.loads(pickle.dumps(facts)) == facts
+    path = tmp_path / film.path
+    path.write_bytes(path.read_bytes()[:-900])  # its pixels are not read
+    assert film.facts() == facts
+
+
+@pytest.mark.parametrize(
+    ("given", "spacing"),
+    [
+        ({"PixelSpacing": [0.1, 0.2]}, (0.1, 0.2)),
+        ({"NominalScannedPixelSpacing": [0.05, 0.05]}, (0.05, 0.05)),
+        ({"ImagerPixelSpacing": [0, 0], "PixelSpacing": [0.1, 0.1]}, (0.1, 0.1)),
+        ({}, None),
+    ],
+)
+def test_spacing_is_the_detector_s_where_it_is_known(
+    tmp_path: Path, given: dict[str, list[float]], spacing: tuple[float, float] | None
+) -> None:
+    assert written(tmp_path, GREY, **given).facts().spacing_mm == spacing
+
+
+def test_facts_name_nobody(tmp_path: Path) -> None:
+    """Text of a header that is none of the words expected is not passed on."""
+    who = dict.fromkeys(("PatientID", "PatientName", "ViewPosition", "ImageLaterality"), "DOE JANE")
+    facts = written(tmp_path, GREY, **who, PatientOrientation="MLO").facts()
+    assert "DOE" not in repr(facts) and (facts.laterality, facts.view) == ("", "")
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("1", 1), ("L", 8), ("I;16", 16), ("RGB", 8)])
+def test_facts_of_an_image_file(tmp_path: Path, mode: str, bits: int) -> None:
+    image = Image.fromarray(GREY) if mode == "I;16" else Image.new(mode, (30, 20))
+    image.save(tmp_path / "i.png")
+    assert ImageFile(tmp_path, "i.png").facts() == PixelFacts(bits, mode, "PNG")
+
+
+@pytest.mark.parametrize("kind", [DicomFile, ImageFile])
+def test_facts_of_no_file(tmp_path: Path, kind: type[DicomFile | ImageFile]) -> None:
+    with pytest.raises(DataError, match="file is missing"):
+        kind(tmp_path, "none.dcm").facts()
+    (tmp_path / "text.dcm").write_text("text")
+    with pytest.raises(DataError, match=r"text\.dcm"):
+        kind(tmp_path, "text.dcm").facts()
+
+
 # ---- other image files
 
 
@@ -288,3 +510,31 @@ def test_an_image_file_with_pages(tmp_path: Path) -> None:
     page = Image.fromarray(GREY)
     page.save(tmp_path / "i.tiff", save_all=True, append_images=[page])
     assert "several pages" in the_line(ImageFile(tmp_path, "i.tiff"))
+
+
+# ---- headers that lie -----------------------------------------------------------------------------------------------
+def lying(folder: Path, tag: bytes, length: int) -> Path:
+    """A film of a patient whose element `tag` claims another length than it has."""
+    path = folder / "film.dcm"
+    save_dicom(path, np.arange(400, dtype=np.uint16).reshape(20, 20), SeriesInstanceUID="1.2.3", PatientName="DOE^JANE")
+    content = path.read_bytes()
+    at = content.index(tag) + len(tag)
+    path.write_bytes(content[:at] + length.to_bytes(2, "little") + content[at + 2 :])
+    return path
+
+
+@pytest.mark.parametrize("length", [3, 5, 400])
+@pytest.mark.parametrize("tag", [b"\x28\x00\x10\x00US", b"\x28\x00\x04\x00CS", b"\x02\x00\x10\x00UI"])
+def test_an_element_of_a_wrong_length_is_one_line_without_names(tmp_path: Path, tag: bytes, length: int) -> None:
+    path = lying(tmp_path, tag, length)
+    for read in (
+        lambda: read_header(tmp_path, path.name),
+        DicomFile(tmp_path, path.name).read,
+        DicomFile(tmp_path, path.name).facts,
+    ):
+        try:
+            found = str(read())
+        except DataError as error:
+            found = str(error)
+            assert path.name in found and "\n" not in found and len(found) < 400
+        assert "DOE" not in found

@@ -196,6 +196,14 @@ def test_other_input_is_not_compared() -> None:
     assert row_of(made, "iaia_bl").ranks == (1, 1)
 
 
+def test_a_placebo_is_neither_ranked_nor_compared() -> None:
+    controls = five("protopnet", 2.0, facts={"seeds_asked": 5, "grades": ["placebo"]})
+    made = build_board([*five("vgg16", 1.0), *five("iaia_bl", 2.0), *controls], registrations=REGISTERED)
+    assert [c.a for c in made.comparisons] == ["iaia_bl"]
+    assert row_of(made, "protopnet").rank_note == "not ranked: placebo masks"
+    assert row_of(made, "iaia_bl").ranks == (1, 1) and row_of(made, "vgg16").ranks == (2, 2)
+
+
 # ---- badges ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "code", "label"),
@@ -207,6 +215,9 @@ def test_other_input_is_not_compared() -> None:
         ({"requirements": {"one": 3.0}}, "MB005", "shared trunk"),
         ({"facts": {"grades": ["reduced"]}}, "MB006", "reduced data"),
         ({"facts": {"grades": ["proxy"]}}, "MB006", "proxy masks"),
+        ({"facts": {"grades": ["band"]}}, "MB006", "proxy fine annotation"),
+        ({"facts": {"grades": ["placebo"]}}, "MB019", "placebo masks"),
+        ({"facts": {"grades": ["within_class"]}}, "MB020", "patients on two sides"),
         ({"facts": {"opened_before": 3}}, "MB007", "opened 3x before"),
         ({"facts": {"weights": "imagenet"}}, "MB008", "ancestry unknown"),
         ({"facts": {"dirty": True}}, "MB009", "uncommitted source"),

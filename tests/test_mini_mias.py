@@ -1,5 +1,6 @@
 """mini-MIAS as it is unpacked: the form of Info.txt, circles counted from the bottom, film pairs; on made-up films."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from data import forms
 from data.cache import prepare
-from data.errors import DataError
+from data.errors import ConfigError, DataError
+from data.forms.mini_mias import squared
 from data.mini_mias import CARD, SIDE, Circle, records
+from data.phantom import exams
 from data.record import Options, Record, Report
 
 HEAD = "               SOCIETY\n\n1st column: film\n=====\n\n"
@@ -97,6 +101,50 @@ def test_a_line_of_another_form_is_named(mistake: str, tmp_path: Path) -> None:
     assert len(found) == 1 and report.left_out == {"line of another form": 1}
 
 
+@pytest.mark.parametrize("second", ["mdb001 G NORM ", "mdb001 D CIRC B 1 2 3"])
+def test_lines_of_a_film_agree(tmp_path: Path, second: str) -> None:
+    root = tree(tmp_path, f"mdb001 G CIRC B 535 425 97\n{second}\nmdb002 G NORM \n")
+    with pytest.raises(DataError, match=r"lines of film mdb001 disagree.*Info\.txt, row 7"):
+        read(root)
+    found, report = read(root, skip_bad=True)
+    assert [record.has_mass for record in found] == [False] and report.left_out == {"lines of a film that disagree": 1}
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_circles_of_the_phantom_hold_its_masses(tmp_path: Path, size: int) -> None:
+    """Films and circles as written are films and circles as read, and a circle is no larger than its mass needs."""
+    form = forms.load("mini_mias")
+    options = forms.suited("mini_mias", 6, {"size": size, "masses": 2})
+    films = [film for exam in exams(options) for film in exam.records()]
+    form.write(tmp_path, films, frozenset(), lambda: None)
+    drawn = {
+        (2 * pair + (film.laterality == "L")): film
+        for pair, exam in enumerate(exams(options))
+        for film in exam.records()
+        if film.view == "MLO"
+    }
+    found, _ = read(tmp_path)
+    assert len(found) == len(drawn) == 12 and any(len(record.findings) == 2 for record in found)
+    for record, (_, film) in zip(found, sorted(drawn.items()), strict=True):
+        assert np.array_equal(record.image.read(), squared(film.image.read()))
+        for finding, mass in zip(record.findings, film.findings, strict=True):
+            assert (finding.margin, finding.malignant) == (mass.margin, mass.malignant)
+            assert isinstance(finding.mask, Circle) and mass.mask is not None
+            circle, lesion = finding.mask.read(), squared(mass.mask.read().astype(np.uint8)) > 0
+            assert not (lesion & ~circle).any()
+            assert (lesion & ~replace(finding.mask, radius=finding.mask.radius - 1).read()).any()
+
+
+@pytest.mark.parametrize("line", [0, 2, 6])
+def test_a_line_that_lost_its_films_number_is_told(tmp_path: Path, line: int) -> None:
+    lines = ROWS.splitlines()
+    lines[line] = "x" + lines[line]
+    root = tree(tmp_path, "\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=rf"no film's number.*row {6 + line}"):
+        read(root)
+    assert read(root, skip_bad=True)[1].left_out["line of another form"] == 1
+
+
 def test_films_and_tables_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file Info\.txt"):
         read(tmp_path)
@@ -116,3 +164,8 @@ def test_a_film_of_another_size_is_told(tmp_path: Path) -> None:
     Image.new("L", (512, 512), 7).save(root / "all-mias" / "mdb001.pgm")
     with pytest.raises(DataError):
         prepare("mini_mias", root, None, tmp_path / "cache")
+
+
+def test_a_form_of_too_many_pairs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at most 499 exams"):
+        forms.write_form(tmp_path / "form", "mini_mias", forms.suited("mini_mias", 500, {"size": 64}))

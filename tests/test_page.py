@@ -32,6 +32,9 @@ def test_the_document_is_what_the_command_line_promises(board: Board) -> None:
     for comparison in document["comparisons"]:
         assert {"a", "b", "track", "metric", "difference", "p", "p_holm", "test"} <= comparison.keys()
     assert document["page"] == "leaderboard/index.html"
+    assert {row["passport"] for row in document["rows"] if row["status"] == "done"} == {
+        "phantom (synthetic); 40 films; nothing left out"
+    }
 
 
 def test_csv_holds_every_metric_of_every_row(board: Board) -> None:

@@ -25,7 +25,9 @@ def table(patients: int = 100, seed: int = 0, sides: bool = False) -> pd.DataFra
                     (record, f"{record}-{finding}", f"p{patient}", record, malignant, rng.integers(-1, 3), 1, side)
                 )
     columns = ["record_id", "finding_id", "patient", "image_hash", "malignant", "margin", "has_mass", "official_split"]
-    return pd.DataFrame(rows, columns=columns).assign(counterfactual_of="")
+    return pd.DataFrame(rows, columns=columns).assign(
+        counterfactual_of="", pixel_hash=lambda t: "pixels of " + t["image_hash"]
+    )
 
 
 def sides_per_patient(split: Split) -> pd.Series:
@@ -135,6 +137,10 @@ def test_leaks_are_refused_in_one_line():
     same_image.loc[first_test, "image_hash"] = rows["image_hash"].iloc[0]
     with pytest.raises(LeakError, match="image of record"):
         make_split(same_image)
+    same_pixels = rows.copy()  # one film under two headers
+    same_pixels.loc[first_test, "pixel_hash"] = rows["pixel_hash"].iloc[0]
+    with pytest.raises(LeakError, match="film of record"):
+        make_split(same_pixels)
 
 
 def test_what_cannot_be_split_says_why():

@@ -117,6 +117,7 @@ class _Run:
                     augment=True,
                     shuffle=True,
                     workers=self.settings.loader_workers,
+                    device=self.worker.torch_device if self.worker.torch_device.type == "cuda" else None,
                 )
             )
             terms, images = self._train_epoch(model, stage, key, epoch, optimiser, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.leaderboard.rows import RANKED_SEEDS, Badge, SeedRun
+from bench.leaderboard.rows import RANKED_SEEDS, Badge, Row, SeedRun
 from bench.metrics import Estimate
 
 # code -> what it means in general: the page's legend and docs list these
@@ -28,13 +28,19 @@ CODES: dict[str, str] = {
     "MB016": "Rows of the same split that rest on other test rows stand in another table, and are not compared with this one.",
     "MB017": "The primary metric lies below guessing: these trainings have failed, whatever a comparison with them says.",
     "MB018": "The test value lies far below what the search for these settings saw on validation: the search did not carry over.",
+    "MB019": "Training masks were exchanged between patients (`masks: shuffled`): a placebo, no result of the method.",
+    "MB020": "A patient may be on two sides (`patient_scope: within_class`): for measuring what that adds, not for a rank.",
 }
+CONTROLS = ("MB019", "MB020")  # rows that measure something about the benchmark: never ranked, never peers
 GUESSING = 0.5  # of the AUROC that every track has as its primary metric
 FALL = 0.1  # more than a validation set's optimism explains
 _GRADES = {
-    "synthetic": ("synthetic data", "the mammograms are generated; the ceiling row tells what could be reached"),
-    "reduced": ("reduced data", "the films are resampled or re-wrapped, not the set as distributed"),
-    "proxy": ("proxy masks", "masks are elliptic or derived, not drawn by a reader"),
+    "synthetic": ("MB006", "synthetic data", "the mammograms are generated; the ceiling row tells what could be reached"),
+    "reduced": ("MB006", "reduced data", "the films are resampled or re-wrapped, not the set as distributed"),
+    "proxy": ("MB006", "proxy masks", "masks are elliptic or derived, not drawn by a reader"),
+    "band": ("MB006", "proxy fine annotation", "a band around the contour stood in for the fine annotation"),
+    "placebo": ("MB019", "placebo masks", "training masks were exchanged between patients: a control"),
+    "within_class": ("MB020", "patients on two sides", "a patient may train in one class and test in another"),
 }
 
 
@@ -58,6 +64,11 @@ def badges_of(runs: Sequence[SeedRun], asked: int, facts: Mapping[str, Any], pri
     if primary is not None and (primary.low is None or primary.high is None):
         found.append(Badge("MB012", "no interval", primary.note or CODES["MB012"]))
     return found
+
+
+def control_of(row: Row) -> str | None:
+    """What makes the row a control, which measures something about the benchmark; None for a method's own row."""
+    return next((badge.label for badge in row.badges if badge.code in CONTROLS), None)
 
 
 def _seeds(runs: Sequence[SeedRun], asked: int) -> Iterable[Badge]:
@@ -90,9 +101,9 @@ def _budget(runs: Sequence[SeedRun]) -> Iterable[Badge]:
 
 def _data(runs: Sequence[SeedRun], facts: Mapping[str, Any]) -> Iterable[Badge]:
     grades = {*facts.get("grades", ()), *(str(g) for run in runs for g in run.facts.get("grades", ()))}
-    for grade, (label, meaning) in _GRADES.items():
+    for grade, (code, label, meaning) in _GRADES.items():
         if grade in grades:
-            yield Badge("MB006", label, meaning)
+            yield Badge(code, label, meaning)
 
 
 def _looks(runs: Sequence[SeedRun]) -> Iterable[Badge]:

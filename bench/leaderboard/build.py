@@ -127,6 +127,7 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         cost=cost_of(members),
         status=status,
         reason=reason,
+        passport=next((str(run.facts["passport"]) for run in members if run.facts.get("passport")), ""),
         badges=badges_of(members, asked, facts, metrics.get(TRACKS[first.track].primary)),
         hashes=hashes,
         protocol=str(first.spec.get("protocol", "holdout")),

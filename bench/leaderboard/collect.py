@@ -144,6 +144,7 @@ def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:
         "dirty": tags.get("dirty") == "True",
         "commit": tags.get("commit", "").replace("unknown", ""),
         "grades": [grade for grade in tags.get("grades", "").split(",") if grade],
+        "passport": tags.get("passport", ""),
         "weights": config.get("weights", ""),
         "reduced": [field for field in tags.get("reduced", "").split("; ") if field],
         "ledger_entry": tags.get("ledger_entry", ""),

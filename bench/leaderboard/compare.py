@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bench.leaderboard.badges import control_of
 from bench.leaderboard.measure import Measured
 from bench.leaderboard.rows import RANKED_SEEDS, Comparison, Registration, Row, SeedRun
 from bench.metrics import METRICS, Estimate, holm
@@ -20,7 +21,8 @@ def compare(
     """
     found: list[Comparison] = []
     for table in dict.fromkeys(row.table for row in rows if row.hashes.get("rows")):
-        mine = [row for row in rows if row.table == table and row.status == "done" and row.kind == "method"]
+        done = [row for row in rows if row.table == table and row.status == "done" and row.kind == "method"]
+        mine = [row for row in done if control_of(row) is None]
         registration = registration_for(mine[0], registrations) if mine else None
         if registration is None or not _primary_view(mine[0], rows):
             continue
@@ -81,7 +83,9 @@ def give_ranks(rows: Sequence[Row], comparisons: Sequence[Comparison], registrat
             continue
         registration = registration_for(row, registrations)
         peers = [r for r in rows if _peers(r, row)]
-        if row.seeds_asked < RANKED_SEEDS:
+        if control := control_of(row):
+            row.rank_note = f"not ranked: {control}"
+        elif row.seeds_asked < RANKED_SEEDS:
             row.rank_note = f"not ranked: fewer than {RANKED_SEEDS} seeds"
         elif registration is None:
             row.rank_note = "not ranked: no reference was registered"
@@ -148,6 +152,7 @@ def _peers(other: Row, row: Row) -> bool:
         and other.kind == "method"
         and other.status == "done"
         and other.seeds_asked >= RANKED_SEEDS
+        and control_of(other) is None
     )
 
 

@@ -53,6 +53,7 @@ def rows_of_references(measured: Mapping[str, Any], like: Row) -> list[Row]:
             hashes={key: like.hashes[key] for key in ("data", "split", "rows") if key in like.hashes},
             kind="reference",
             protocol=like.protocol,
+            passport=like.passport,
             rank_note="a reference is not ranked",
             unit=like.unit,
             patients=like.patients,

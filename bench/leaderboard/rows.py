@@ -102,6 +102,7 @@ class Row:
     distinct: str = ""  # tells rows of one method apart where there are several
     unit: str = "lesion image"
     patients: int = 0  # that n stems from
+    passport: str = ""  # what the data are and what is odd about them, in a line
     opened_before: int = 0  # openings of the same test side before this row's own
 
     @property
@@ -142,6 +143,7 @@ class Row:
             "rank_note": self.rank_note,
             "badges": [badge.to_json() for badge in self.badges],
             "hashes": dict(self.hashes),
+            "passport": self.passport,
             "protocol": self.protocol,
             "config": self.config,
         }

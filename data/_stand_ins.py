@@ -1,0 +1,86 @@
+"""What may stand in for annotations, and says so: a band for a fine annotation, masks of other patients as a placebo."""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import distance_transform_edt
+
+from data.record import Finding, Options, Pixels, Record, place_of
+
+
+@dataclass(frozen=True)
+class Band:
+    """The band around a lesion's contour, in place of a fine annotation: within `share` of the lesion's radius of it.
+
+    The radius is that of a disc of the mask's area. Pixels on both sides of the contour belong to the band.
+    """
+
+    mask: Pixels
+    share: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.mask.name}, band"
+
+    @property
+    def place(self) -> tuple[str, int | None]:
+        return place_of(self.mask)
+
+    def read(self) -> np.ndarray:
+        """(H, W) bool. Raises DataError as the mask does; an empty mask gives an empty band."""
+        mask = np.asarray(self.mask.read(), dtype=bool)
+        band: np.ndarray = np.zeros_like(mask)
+        if not mask.any():
+            return band
+        reach = max(1.0, self.share * math.sqrt(mask.sum() / math.pi))
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        spare = math.ceil(reach) + 1
+        window = (
+            slice(max(int(rows[0]) - spare, 0), int(rows[-1]) + spare + 1),
+            slice(max(int(columns[0]) - spare, 0), int(columns[-1]) + spare + 1),
+        )
+        inside = np.pad(mask[window], 1)  # beyond the film there is no lesion: the film's edge is a contour, too
+        depth = distance_transform_edt(inside) + distance_transform_edt(~inside)
+        band[window] = (depth <= reach)[1:-1, 1:-1]
+        return band
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"band {self.share} of {self.mask.fingerprint()}".encode()).hexdigest()
+
+
+def with_stand_ins(record: Record, options: Options) -> Record:
+    """The record with bands where the option asks for them and a finding has a mask and no fine annotation."""
+    if options.fine != "band":
+        return record
+    return replace(record, findings=tuple(_banded(finding, options.band) for finding in record.findings))
+
+
+def _banded(finding: Finding, share: float) -> Finding:
+    if finding.mask is None or finding.fine_mask is not None:
+        return finding
+    return replace(finding, fine_mask=Band(finding.mask, share), attributes={**finding.attributes, "fine": "band"})
+
+
+def exchanged(table: pd.DataFrame, seed: int) -> np.ndarray:
+    """Positions (N,) of the samples whose masks the samples get: each of another patient, as far as there are others.
+
+    A sample exchanges with those that have the same kinds of masks, so that has_mask and has_fine stay as they are.
+    Patients are put into random order and the masks moved on by as many samples as the largest patient has.
+    """
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_PLACEBO,))))
+    given = np.arange(len(table))
+    order = {patient: place for place, patient in enumerate(rng.permutation(sorted(table["patient"].unique())))}
+    for kinds, part in table.reset_index(drop=True).groupby(["has_mask", "has_fine"]):
+        if not any(kinds):
+            continue
+        ranks = part["patient"].map(order).to_numpy()
+        positions = part.index.to_numpy()[np.argsort(ranks, kind="stable")]
+        largest = int(part["patient"].value_counts().max())
+        given[positions] = np.roll(positions, largest)
+    return given
+
+
+_PLACEBO = 7001  # names the stream

@@ -1,0 +1,174 @@
+"""Damaged tables and DICOM headers, by the hundred for each reader (by the thousand in `make test-all`).
+
+Each gives a result or one clear line; nothing vanishes without a word, and no label changes beside the one that was edited.
+"""
+
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import data
+from data import forms
+from data.errors import UserError
+from data.phantom import Options as PhantomOptions
+from data.record import Finding, Pixels, Record, Report
+from tests.mutate import Mutation, dicom_mutations, files, table_mutations
+
+TABLES = (".csv", ".txt", ".xml")
+DICOM = (".dcm", ".dicom")
+MEMORY = 1 << 30  # bytes that the whole of a test may add to what the process held before
+FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A phantom in a form, and what its reader says of it undamaged."""
+
+    root: Path
+    dataset: str
+    records: tuple[Record, ...]
+    left_out: dict[str, int]
+
+    def read(self, *, skip_bad: bool) -> tuple[list[Record], Report]:
+        """Raises UserError."""
+        reader, report = data.reader(self.dataset), Report(skip_bad=skip_bad)
+        return list(reader.records(self.root, reader.Options(), report)), report
+
+
+def with_headers(name: str) -> bool:
+    """Whether the form's films are DICOM."""
+    return "DICOM" in forms.load(name).FORM.title
+
+
+@pytest.fixture(scope="module", params=forms.names())
+def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    root = tmp_path_factory.mktemp(request.param) / "form"
+    options: PhantomOptions = forms.suited(request.param, 6, {"size": 64})
+    dataset = forms.write_form(root, request.param, options)["dataset"]
+    bare = Tree(root, dataset, (), {})
+    records, report = bare.read(skip_bad=True)
+    assert records
+    yield Tree(root, dataset, tuple(records), dict(report.left_out))
+
+
+def labels(records: list[Record] | tuple[Record, ...]) -> dict[str, Any]:
+    return {f.finding_id: (f.kind, f.margin, f.malignant) for record in records for f in record.findings}
+
+
+def one_line(error: UserError) -> None:
+    text = str(error)
+    assert "\n" not in text and len(text) < 2000 and error.what and error.where and error.do, text
+
+
+def read_damaged(tree: Tree, path: Path, change: Mutation) -> tuple[list[Record], Report] | None:
+    """The reader on the tree with one file changed, strict first; None where it refuses it. The file is put back."""
+    whole = path.read_bytes()
+    path.write_bytes(change(whole))
+    try:
+        try:
+            tree.read(skip_bad=False)
+        except UserError as error:
+            one_line(error)
+        try:
+            return tree.read(skip_bad=True)
+        except UserError as error:
+            one_line(error)
+            return None
+    finally:
+        path.write_bytes(whole)
+
+
+def check_table(tree: Tree, path: Path, change: Mutation) -> None:
+    found = read_damaged(tree, path, change)
+    if found is None:
+        return
+    records, report = found
+    for message in report.problems:
+        assert "\n" not in message["message"] and message["file"], message
+    before, after = labels(tree.records), labels(records)
+    changed = [finding for finding in before.keys() & after.keys() if before[finding] != after[finding]]
+    assert len(changed) <= 2, changed  # of one row, or of two that changed places
+    whole = path.read_bytes()
+    if before.keys() - after.keys() and not after.keys() - before.keys() and _lines(whole) == _lines(change(whole)):
+        assert report.problems or dict(report.left_out) != tree.left_out, "findings are gone without a word"
+
+
+def _lines(text: bytes) -> int:
+    return len(text.splitlines())
+
+
+def pixels_of(records: list[Record], path: Path) -> Iterator[Pixels]:
+    def parts(record: Record) -> Iterator[Pixels | None]:
+        finding: Finding
+        yield record.image
+        for finding in record.findings:
+            yield from (finding.mask, finding.fine_mask)
+
+    for record in records:
+        yield from (p for p in parts(record) if p is not None and path.name in p.name)
+
+
+def check_dicom(tree: Tree, path: Path, change: Mutation) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(change(whole))
+    try:
+        try:
+            records, _ = tree.read(skip_bad=True)
+        except UserError as error:
+            one_line(error)
+            return
+        for pixels in pixels_of(records, path):
+            try:
+                decoded = np.asarray(pixels.read())
+            except UserError as error:
+                one_line(error)
+                assert path.name in error.where, error.where
+            else:
+                assert decoded.ndim == 2 and decoded.size < 1 << 26
+    finally:
+        path.write_bytes(whole)
+
+
+def bounded(check: Any, tree: Tree, path: Path, change: Mutation) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    check(tree, path, change)
+    assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < MEMORY
+
+
+@settings(max_examples=100, **FUZZ)
+@given(st.data())
+def test_damaged_tables(tree: Tree, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(files(tree.root, *TABLES)))
+    bounded(check_table, tree, path, data.draw(table_mutations()))
+
+
+@settings(max_examples=100, **FUZZ)
+@given(st.data())
+def test_damaged_headers(tree: Tree, data: st.DataObject) -> None:
+    found = files(tree.root, *DICOM)
+    if found:
+        bounded(check_dicom, tree, data.draw(st.sampled_from(found)), data.draw(dicom_mutations()))
+
+
+@pytest.mark.long
+@settings(max_examples=1000, **FUZZ)
+@given(st.data())
+def test_a_thousand_damaged_tables(tree: Tree, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(files(tree.root, *TABLES)))
+    bounded(check_table, tree, path, data.draw(table_mutations()))
+
+
+@pytest.mark.long
+@settings(max_examples=1000, **FUZZ)
+@given(st.data())
+def test_a_thousand_damaged_headers(tree: Tree, data: st.DataObject) -> None:
+    found = files(tree.root, *DICOM)
+    if found:
+        bounded(check_dicom, tree, data.draw(st.sampled_from(found)), data.draw(dicom_mutations()))

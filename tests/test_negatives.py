@@ -1,0 +1,131 @@
+"""Lesion-free regions: of the training side alone, free of lesions, mostly breast, drawn once per seed."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data._negatives import BREAST, PER_FILM, lesion_free, sizes
+from data.cache import Prepared, prepare
+from data.errors import DataError
+from data.inputs import Inputs, Roi, Stream
+from data.roi import window
+from data.samples import TrainingData, batches
+
+ROI = Roi(strategy="box_scale", scale=1.5)
+STREAMS = (Stream("train", 8), Stream("negatives", 4, only="negative"))
+INPUTS = Inputs((16, 16), "margin", STREAMS, ROI, negatives=20)
+PHANTOM = {"size": 128, "exams": {"train": 16, "validation": 4, "test": 4}}
+
+
+def breast_of(size: int) -> np.ndarray:
+    """A film whose left half is breast."""
+    film = np.zeros((size, size), np.uint16)
+    film[:, : size // 2] = np.random.default_rng(0).integers(500, 1000, (size, size // 2))
+    return film
+
+
+@given(st.integers(20, 200), st.text(min_size=1, max_size=6), st.integers(0, 60), st.integers(0, 60))
+def test_regions_meet_no_lesion_and_lie_on_the_breast(size: int, record: str, x: int, y: int) -> None:
+    lesion, film = (x, y, x + 15, y + 10), breast_of(size)
+    found = lesion_free(film, record, [lesion], [(8, 8), (12, 10)], ROI, 1.0)
+    assert len(found) <= PER_FILM
+    for box in found:
+        x0, y0, x1, y1 = window(box, film.shape, ROI)
+        assert x1 <= lesion[0] or x0 >= lesion[2] or y1 <= lesion[1] or y0 >= lesion[3]
+        assert (film[max(y0, 0) : y1, max(x0, 0) : x1] > 0).mean() >= BREAST - 0.2
+    assert found == lesion_free(film, record, [lesion], [(8, 8), (12, 10)], ROI, 1.0)
+
+
+def test_where_the_lesion_fills_the_breast_there_is_none() -> None:
+    assert lesion_free(breast_of(60), "a", [(0, 0, 60, 60)], [(8, 8)], ROI, 1.0) == []
+
+
+@pytest.fixture(scope="module", params=["phantom", "phantom with normals"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    options = PHANTOM | ({"normal_share": 0.4} if "normals" in request.param else {})
+    return prepare("phantom", None, options, tmp_path_factory.mktemp("cache"))
+
+
+def training(prepared: Prepared, seed: int = 1, inputs: Inputs = INPUTS) -> TrainingData:
+    return prepared.training(prepared.split(), inputs, seed=seed)
+
+
+def test_they_are_of_training_films_alone(prepared: Prepared) -> None:
+    found = training(prepared)
+    regions = found.train.table[found.train.table["kind"] == "negative"]
+    side = prepared.split().table.drop_duplicates("record_id").set_index("record_id")["side"]
+    assert len(regions) == INPUTS.negatives and set(side[regions["record_id"]]) == {"train"}
+    assert not (found.validation.table["kind"] == "negative").any()
+    has_normals = (prepared.table["has_mass"] == 0).any()
+    of_normals = prepared.table.set_index("record_id").loc[regions["record_id"], "has_mass"]
+    assert (of_normals == 0).all() == has_normals
+
+
+def test_no_lesion_is_in_a_region(prepared: Prepared) -> None:
+    regions = training(prepared).train.table.query("kind == 'negative'")
+    lesions = prepared.table[prepared.table["kind"] == "mass"].groupby("record_id")
+    for region in regions.itertuples():
+        if region.record_id in lesions.groups:
+            for lesion in lesions.get_group(region.record_id).itertuples():
+                apart = (
+                    region.wx1 <= lesion.x0,
+                    region.wx0 >= lesion.x1,
+                    region.wy1 <= lesion.y0,
+                    region.wy0 >= lesion.y1,
+                )
+                assert any(apart)
+
+
+def test_they_are_drawn_once_per_seed(prepared: Prepared) -> None:
+    def chosen(seed: int) -> list[tuple[str, str]]:
+        table = training(prepared, seed).train.table.query("kind == 'negative'")
+        return list(zip(table["record_id"], table["finding_id"], strict=True))
+
+    assert chosen(1) == chosen(1) and chosen(1) != chosen(2)
+
+
+def test_batches_hold_them_in_their_stream_alone(prepared: Prepared) -> None:
+    train = training(prepared).train
+    kinds = train.table["kind"].to_numpy()
+    for batch in batches(train, INPUTS, ("train", "negatives"), shuffle=True, seed=3):
+        negative = kinds[batch.index.numpy()] == "negative"
+        assert np.array_equal(negative, batch.stream.numpy() == 1)
+        assert (batch.label.numpy()[negative] == -1).all() and (batch.label.numpy()[~negative] >= 0).all()
+        assert batch.has_mask.numpy()[negative].all() and batch.has_fine.numpy()[negative].all()
+        assert not batch.mask[negative].any() and not batch.fine_mask[negative].any()
+        assert batch.image[negative].std() > 0
+    plain = [index for batch in batches(train, INPUTS) for index in batch.index.tolist()]
+    assert plain == np.flatnonzero(kinds == "mass").tolist()
+
+
+def test_the_other_samples_are_as_without_them(prepared: Prepared) -> None:
+    with_them = training(prepared).train
+    without = training(prepared, inputs=replace(INPUTS, negatives=0, streams=STREAMS[:1])).train
+    pd.testing.assert_frame_equal(with_them.table.iloc[: len(without)], without.table, check_dtype=False)
+    assert all(np.array_equal(with_them.image[i], without.image[i]) for i in range(len(without)))
+
+
+def test_they_travel_to_another_process(prepared: Prepared) -> None:
+    train = training(prepared).train
+    again = pickle.loads(pickle.dumps(train))
+    last = train.select([len(train) - 1, 0])
+    assert np.array_equal(again.image[len(train) - 1], train.image[len(train) - 1])
+    assert np.array_equal(last.image[0], train.image[len(train) - 1]) and np.array_equal(last.image[1], train.image[0])
+
+
+def test_none_is_asked_for_and_a_stream_wants_some(prepared: Prepared) -> None:
+    train = training(prepared, inputs=replace(INPUTS, negatives=0)).train
+    with pytest.raises(DataError, match="no train sample for the stream 'negatives'"):
+        train.members(STREAMS[1])
+
+
+def test_sizes_are_those_of_masses(prepared: Prepared) -> None:
+    table = prepared.table[prepared.table["kind"] == "mass"]
+    widths = [w for w, _ in sizes(prepared.table)]
+    assert min(widths) == (table["x1"] - table["x0"]).min() and max(widths) == (table["x1"] - table["x0"]).max()
+    assert sizes(prepared.table[prepared.table["kind"] == "none"]) == []
