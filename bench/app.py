@@ -158,6 +158,8 @@ class App:
         if "roi" in options:
             resolve(Roi, group(options, "roi", "--config or --set"), "roi of --config or --set")
             self.talk.say("roi: understood, and not used here; train, sweep and final cut the regions by it")
+        if verify and cache_limit is not None:
+            raise ConfigError("--verify writes nothing and removes nothing", "--cache-limit", "give one of the two")
         if verify:
             with film_progress(self.talk, f"verifying {dataset}") as update:
                 prepared, verdict = verify_data(self.home, dataset, options, data_root, progress=update)

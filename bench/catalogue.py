@@ -87,7 +87,8 @@ def _datasets() -> list[dict[str, Any]]:
             {
                 "name": name, "summary": card.title, "tracks": list(card.tracks), "provides": sorted(card.provides),
                 "licence": card.licence, "source": card.source, "grade": card.grade, "needs_root": card.needs_root,
-                "status": "available", "config": fields(reader.Options),
+                "status": "available", "config": fields(reader.Options), "columns": dict(card.columns),
+                "published_counts": dict(card.published_counts),
             }
         )  # fmt: skip
     return found
@@ -148,8 +149,9 @@ def show(console: Console, document: Mapping[str, Any], verbose: bool) -> None:
                 for name, field in entry["config"].items():
                     details.add_row(name, str(field["default"]), field["kind"], field["description"])
                 console.print(details)
-            if entry.get("quirks"):
-                details = Table("quirk", "what is done to the files", title=f"{entry['name']}: quirks")
-                for name, what in entry["quirks"].items():
-                    details.add_row(name, what)
-                console.print(details)
+            for what, title in (("columns", "columns of its CSV"), ("quirks", "quirks")):
+                if entry.get(what):
+                    details = Table(what.removesuffix("s"), "what it means", title=f"{entry['name']}: {title}")
+                    for name, meaning in entry[what].items():
+                        details.add_row(name, meaning)
+                    console.print(details)

@@ -3,7 +3,7 @@
 import csv
 import difflib
 import io
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 
 from data.errors import DataError
@@ -23,12 +23,13 @@ def read_cells(
     columns: Mapping[str, tuple[str, ...]],
     optional: Container[str] = (),
     delimiter: str = ",",
+    unread: Callable[[str], None] | None = None,
 ) -> list[tuple[int, dict[str, str] | None]]:
     """The rows below the header, numbered from 1, as dictionaries with the keys of `columns`, blanks around values removed;
     None where a row is ragged.
 
     columns: key -> names that its column may have. An optional key without a column is left out; other columns are not
-    read, but one whose name is nearly that of an optional one is refused: its values would be missed without a word.
+    read (`unread` hears their names), but one whose name is nearly that of an optional one is refused: its values would be missed without a word.
     Rows may end in LF or CR LF, and a value in quotes may hold a line end. `N/A` stays text. Raises DataError where
     the file cannot be read as a whole.
     """
@@ -67,6 +68,8 @@ def read_cells(
         near = difflib.get_close_matches(name.lower(), known_names, n=1, cutoff=0.8) if name not in known_names else []
         if near and any(near[0] in columns[key] for key in columns if key in optional and at[key] is None):
             raise DataError(f"column {name!r} is not known", f"{file}, header", f"did you mean {near[0]!r}?")
+        if unread is not None and name not in known_names:
+            unread(name)
     if len(lines) == 1:
         raise DataError("the CSV has a header and no rows", file, "download it again")
     return [

@@ -342,7 +342,7 @@ def films_of(
 
     sizes: of the unit negative: widths and heights to draw lesion-free regions from.
     """
-    by_id = {record.record_id: record for record in records}
+    by_id, shared_sizes = {record.record_id: record for record in records}, tuple(sizes)
     counts = dict.fromkeys(ARRAYS, 0)
     films = []
     for record in records:
@@ -355,7 +355,7 @@ def films_of(
             )
         slots = tuple(_slots(record, spec, counts)) if spec else ()
         grey, findings = (origin.image, origin.findings) if origin else (None, ())
-        films.append(Film(record, slots, grey, findings, tuple(sizes)))
+        films.append(Film(record, slots, grey, findings, shared_sizes))
     return films, counts
 
 

@@ -2,7 +2,7 @@
 
 journal.jsonl in the unfinished folder has a head, which names the work, and a line for each film whose facts are known and
 whose rows are written: CRC-32 of the line, then JSON. A torn line, or one whose rows on the disk are not what it says
-(the machine went down before they were there), counts for nothing. Like problems.json it stays on this machine.
+(the machine went down before they were there), counts for nothing.
 """
 
 import shutil
@@ -125,10 +125,11 @@ class Journal:
 
     def _keep(self, lines: Sequence[bytes]) -> None:
         """A journal of these lines; none at all where there are none."""
+        part = self._path.with_suffix(".part")
         if not lines:
             self._path.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             return
-        part = self._path.with_suffix(".part")
         part.write_bytes(b"".join([self._head, *lines]))
         part.replace(self._path)
 
@@ -140,7 +141,9 @@ def _line(text: bytes) -> bytes:
 def work_name(films: Sequence[Film], spec: PixelSpec | None, check: bool) -> str:
     """A hash of what decides facts and rows, and where each row lies. The files' state is in the folder's name."""
     form = _FACTS.json_schema()  # a program that knows other facts does not go on with these
-    return hash_of([VERSION, form, spec.key if spec is not None else "", check, [_film(film) for film in films]])
+    sizes = films[0].sizes if films else ()  # the same for all films
+    key = spec.key if spec is not None else ""
+    return hash_of([VERSION, form, key, check, sizes, [_film(film) for film in films]])
 
 
 def _film(film: Film) -> list[object]:

@@ -8,8 +8,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import Timeout
-
 from data._folder import DONE, alone, disk_errors, is_done
 from data.errors import ConfigError, MachineError
 
@@ -67,7 +65,7 @@ class Room:
                     over -= there
                     self.say(f"removed from the cache: {folder.relative_to(cache).as_posix()}, {there / 1e9:.2f} GB")
         if over > 0:
-            self.say(f"the cache is {over / 1e9:.2f} GB over its limit: the rest of it is in use")
+            self.say(f"the cache is {over / 1e9:.2f} GB over its limit: the rest of it is in use, or cannot be locked")
 
 
 def bytes_of(folder: Path) -> int:
@@ -112,7 +110,7 @@ def _remove(folder: Path) -> bool:
             for one in (folder, *(inner.iterdir() if inner.is_dir() else ())):
                 if one.is_dir():
                     stack.enter_context(alone(one))
-        except (Timeout, BlockingIOError):
+        except OSError:  # in use (Timeout is one as well), or on a file system without locks
             return False
         gone = folder.with_name(folder.name + _GONE)
         folder.rename(gone)  # at once, for all who look

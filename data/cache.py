@@ -180,7 +180,8 @@ class Prepared:
     def ensure_pixels(self, spec: PixelSpec, means: Means = Means()) -> Path:  # noqa: B008 - frozen
         """The folder with the pixels of a region rule; cut now if no one did before."""
         pixels = self.folder / "pixels" / spec.key
-        self.mark_use()
+        if not self.mark_use():
+            raise DataError("the prepared data are not there any more", self.folder.name, "prepare the data set again")
         self._uses[pixels] = build_once(pixels, lambda part: self._build_pixels(part, spec, means))
         return pixels
 

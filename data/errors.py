@@ -10,7 +10,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, where: str, do: str) -> None:
         super().__init__(what, where, do)
-        self.what, self.where, self.do = what, where, do
+        self.what, self.where, self.do = shortened(what), shortened(where), do
 
     def __str__(self) -> str:
         return f"{self.what} ({self.where}); {self.do}"
@@ -30,6 +30,11 @@ class LeakError(UserError):
 
 class MachineError(UserError):
     """Disk, memory, permissions or services that do not suffice."""
+
+
+def shortened(text: str, most: int = 600) -> str:
+    """The text, its middle left out where a value in it has run away: a message stays a line."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def brief(error: BaseException) -> str:

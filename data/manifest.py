@@ -16,15 +16,6 @@ from data.record import Box, DataCard, Finding, Record, Report, public_id
 from data.record import Options as BaseOptions
 from data.tracks import MARGINS
 
-CARD = DataCard(
-    name="manifest",
-    title="Your own films, named in one CSV",
-    version=1,
-    tracks=("margin", "malignancy", "detection"),
-    provides=frozenset({"margin", "malignant", "mask", "fine_mask", "box", "normal"}),
-    licence="yours",
-    source="a folder with a CSV of the columns in docs/datasets/manifest.md",
-)
 NEEDED = ("image", "patient", "laterality", "view")
 # column -> what it means: shown in the docs, and the only columns that are read
 COLUMNS: Mapping[str, str] = {
@@ -44,6 +35,16 @@ COLUMNS: Mapping[str, str] = {
     "grade": "full, reduced, proxy or synthetic; empty: full",
     "split": "train, validation or test, for every film or for none",
 }
+CARD = DataCard(
+    name="manifest",
+    title="Your own films, named in one CSV",
+    version=2,
+    tracks=("margin", "malignancy", "detection"),
+    provides=frozenset({"margin", "malignant", "mask", "fine_mask", "box", "normal"}),
+    licence="yours",
+    source="a folder with a CSV of the columns in docs/datasets/manifest.md",
+    columns=COLUMNS,
+)
 SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
 VIEWS = {"cc": "CC", "mlo": "MLO", "other": "other"}
 MALIGNANT = {"benign": False, "malignant": True, "": None}
@@ -67,7 +68,12 @@ def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
         raise ConfigError("the CSV lies outside the folder", f"file: {options.file}", "give its name in --data-root")
     films: dict[str, list[tuple[int, dict[str, str]]]] = {}
     names = {key: (key,) for key in COLUMNS}
-    for number, cells in read_cells(root / options.file, options.file, names, set(COLUMNS) - set(NEEDED)):
+    optional = set(COLUMNS) - set(NEEDED)
+
+    def unread(name: str) -> None:
+        report.leave_out(f"column that is not read: {name[:40]!r}")
+
+    for number, cells in read_cells(root / options.file, options.file, names, optional, unread=unread):
         try:
             row = _checked(root, cells)
             if (first := films.get(row["image"], [(number, row)])[0][1]) is not row:
@@ -115,10 +121,14 @@ def _inside(root: Path, key: str, text: str) -> None:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts:
         raise Refusal(
-            f"{key} {text!r} leads out of the folder", "path out of the folder", "give a path below --data-root"
+            f"{key} {text[:120]!r} leads out of the folder", "path out of the folder", "give a path below --data-root"
         )
-    if not (root / path).is_file():
-        raise Refusal(f"no file {text!r}", f"{key} not on disk", f"add the file, or correct {key}")
+    try:
+        found = (root / path).is_file()
+    except OSError:  # a name that no file can have
+        found = False
+    if not found:
+        raise Refusal(f"no file {text[:120]!r}", f"{key} not on disk", f"add the file, or correct {key}")
 
 
 def _box(text: str) -> Box | None:
@@ -152,7 +162,8 @@ def _same_film(first: Mapping[str, str], row: Mapping[str, str]) -> None:
 
 def _record(root: Path, file: str, image: str, rows: list[tuple[int, dict[str, str]]]) -> Record:
     number, first = rows[0]
-    findings = tuple(_finding(root, file, n, row) for n, row in rows if _says_something(row))
+    told = [(n, row) for n, row in rows if _says_something(row)]
+    findings = tuple(_finding(root, file, n, row, place) for place, (n, row) in enumerate(told))
     normal = any(row["finding"] == "normal" for _, row in rows)
     masses = any(finding.kind == "mass" for finding in findings)
     return Record(
@@ -175,10 +186,12 @@ def _says_something(row: Mapping[str, str]) -> bool:
     return row["finding"] != "normal" and (bool(row["finding"]) or told)
 
 
-def _finding(root: Path, file: str, number: int, row: Mapping[str, str]) -> Finding:
-    lesion = (row["patient"], row["laterality"], row["lesion"]) if row["lesion"] else ("row", str(number))
+def _finding(root: Path, file: str, number: int, row: Mapping[str, str], place: int) -> Finding:
+    """place: among the film's findings, so that ids stay when rows of other films come or go."""
+    own = (row["image"], str(place))
+    lesion = (row["patient"], row["laterality"], row["lesion"]) if row["lesion"] else ("row", *own)
     return Finding(
-        finding_id=public_id(CARD.name, row["image"], str(number)),
+        finding_id=public_id(CARD.name, *own),
         lesion_id=public_id(CARD.name, *lesion),
         kind=row["finding"] or "mass",
         margin=row["margin"] if row["margin"] in MARGINS else None,

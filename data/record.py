@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.errors import DataError
+from data.errors import DataError, shortened
 
 
 class Pixels(Protocol):
@@ -108,6 +108,7 @@ class DataCard:
     grade: str = "full"  # full | reduced | proxy | synthetic
     needs_root: bool = True  # False: nothing lies on disk
     published_counts: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)  # of a table that users write themselves: what each means
 
 
 @dataclass
@@ -123,6 +124,7 @@ class Report:
 
     def problem(self, file: str, row: int | None, message: str, do: str, reason: str | None = None) -> None:
         """`reason` groups problems for counting ("film not on disk"); default: the message itself."""
+        message = shortened(message)
         if not self.skip_bad:
             where = f"{file}, row {row}" if row is not None else file
             raise DataError(message, where, f"{do}, or pass --skip-bad to leave it out")

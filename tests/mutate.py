@@ -17,7 +17,26 @@ TAGS = (
     "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "SeriesInstanceUID", "SOPInstanceUID", "PixelData", "PlanarConfiguration", "PixelSpacing", "ImagerPixelSpacing",
 )  # fmt: skip
-VALUES = (None, "", 0, 1, 7, 12, 16, 64, 65535, -1, "MONOCHROME1", "RGB", "SIGMOID", "1e400", "nan", "-5", [1, 2], "x" * 70)
+VALUES = (
+    None,
+    "",
+    0,
+    1,
+    7,
+    12,
+    16,
+    64,
+    65535,
+    -1,
+    "MONOCHROME1",
+    "RGB",
+    "SIGMOID",
+    "1e400",
+    "nan",
+    "-5",
+    [1, 2],
+    "x" * 70,
+)
 SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.70",
             "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.201", "1.2.3", "")  # fmt: skip
 
@@ -27,7 +46,9 @@ Mutation = Callable[[bytes], bytes]
 @st.composite
 def table_mutations(draw: st.DrawFn) -> Mutation:
     """One change of a text table: bytes put in, taken out or flipped, a row doubled, moved or lost, the end cut off."""
-    kind = draw(st.sampled_from(["insert", "delete", "flip", "cut", "row twice", "row gone", "rows swapped", "case", "blank"]))
+    kind = draw(
+        st.sampled_from(["insert", "delete", "flip", "cut", "row twice", "row gone", "rows swapped", "case", "blank"])
+    )
     at, length = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(1, 12))
     token, mask = draw(st.sampled_from(TOKENS)), draw(st.integers(1, 255))
 
@@ -87,9 +108,36 @@ def dicom_mutations(draw: st.DrawFn) -> Mutation:
                 setattr(file, tag, value)
             out = io.BytesIO()
             file.save_as(out, implicit_vr=False, little_endian=True)
-        except (ValueError, TypeError, AttributeError, OverflowError, KeyError, NotImplementedError, OSError, struct.error):
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            KeyError,
+            NotImplementedError,
+            OSError,
+            struct.error,
+        ):
             return content[:place]  # pydicom does not write such a value: cut the file instead
         return out.getvalue()
+
+    return change
+
+
+@st.composite
+def image_mutations(draw: st.DrawFn) -> Mutation:
+    """One change of a PNG, TIFF or PGM file: bytes flipped, put in or lost, most often in its head, or its end cut off."""
+    kind = draw(st.sampled_from(["flip", "insert", "delete", "cut"]))
+    at, length, mask = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(1, 40)), draw(st.integers(1, 255))
+    in_head = draw(st.booleans())
+
+    def change(content: bytes) -> bytes:
+        place = int(at * min(len(content), 200 if in_head else len(content)))
+        if kind == "flip":
+            return content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :]
+        if kind == "insert":
+            return content[:place] + bytes([mask]) * length + content[place:]
+        return content[:place] + (content[place + length :] if kind == "delete" else b"")
 
     return change
 

@@ -150,3 +150,20 @@ def test_the_csv_may_have_another_name_but_lies_in_the_folder(tmp_path: Path) ->
 def test_the_page_tells_what_each_column_means() -> None:
     assert make_manifest_table.table() in make_manifest_table.PAGE.read_text(encoding="utf-8")
     assert set(HEADER.split(",")) == set(COLUMNS) and data.reader("manifest")
+
+
+def test_a_column_that_is_not_read_is_told(tmp_path: Path) -> None:
+    root = tree(tmp_path, *(f"{row},55" for row in ROWS), header=f"{HEADER},age")
+    assert read(root)[1].left_out["column that is not read: 'age'"] == 1
+
+
+def test_ids_stay_when_rows_of_other_films_come(tmp_path: Path) -> None:
+    before = {f.finding_id for record in read(tree(tmp_path / "a"))[0] for f in record.findings}
+    more = read(tree(tmp_path / "b", ROWS[5], ROWS[2], *ROWS[:2], *ROWS[3:5]))[0]
+    assert {f.finding_id for record in more for f in record.findings} == before
+
+
+def test_a_name_that_no_file_can_have_is_one_short_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file") as error:
+        read(tree(tmp_path, f"{'a' * 50_000}.png,P1,L,CC,,,,,,,,,,,"))
+    assert len(str(error.value)) < 700

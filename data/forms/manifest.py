@@ -4,8 +4,10 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from data.forms import Form
-from data.forms._files import mask, pixels, save_image
+from data.forms._files import mask, pixels, rng, save_dicom, save_image, uid
 from data.manifest import COLUMNS
 from data.record import Finding, Pixels, Record
 
@@ -16,6 +18,7 @@ FORM = Form(
     quirks={
         "excel": "the CSV begins with a byte order mark and ends its rows in CR LF",
         "deep": "films have 16 bits",
+        "dicom": "films are DICOM, a third of them MONOCHROME1",
         "boxes": "no masks: boxes alone",
         "capitals": "labels in capitals, sides in words",
     },
@@ -29,12 +32,28 @@ def write(out: Path, films: Sequence[Record], quirks: frozenset[str], told: Call
         table = csv.DictWriter(stream, list(COLUMNS), lineterminator="\r\n" if excel else "\n")
         table.writeheader()
         for record in films:
-            image = f"films/{record.record_id}.png"
-            save_image(out / image, pixels(record, 16 if "deep" in quirks else 8))
+            image = _film(out, record, 16 if "deep" in quirks else 8, "dicom" in quirks)
             for row in _rows(out, record, quirks):
                 table.writerow(_spelt({**row, "image": image}, "capitals" in quirks))
             told()
     return list(films)
+
+
+def _film(out: Path, record: Record, bits: int, dicom: bool) -> str:
+    grey = pixels(record, bits)
+    if not dicom:
+        path = f"films/{record.record_id}.png"
+        save_image(out / path, grey)
+        return path
+    path = f"films/{record.record_id}.dcm"
+    inverted = rng("manifest polarity", record.record_id).uniform() < 1 / 3
+    save_dicom(
+        out / path,
+        np.iinfo(grey.dtype).max - grey if inverted else grey,
+        SeriesInstanceUID=uid("manifest", record.record_id),
+        PhotometricInterpretation="MONOCHROME1" if inverted else "MONOCHROME2",
+    )
+    return path
 
 
 def _rows(out: Path, record: Record, quirks: frozenset[str]) -> Iterator[dict[str, str]]:
