@@ -164,6 +164,7 @@ def document(prepared: Prepared, protocol: str = "holdout", seed: int = 0) -> di
         "tracks": {name: n for name, n in prepared.counts(split).items() if name in prepared.card.tracks},
         "findings_by_side": {side: int(by_side.get(side, 0)) for side in SIDES},
         "left_out": prepared.passport["left_out"],
+        "masks_shared": prepared.passport["masks_shared"],
         "published": prepared.passport["published"],
         "warnings": [*prepared.passport["warnings"], *prepared.alike_elsewhere()],
         "problems_file": str(prepared.folder / "problems.json"),

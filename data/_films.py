@@ -12,17 +12,15 @@ import numpy as np
 
 from data import _pool
 from data._breast import Pose, pose_of
-from data._folder import disk_errors, require_space
+from data._folder import disk_errors
 from data._look import Look, look_at
 from data._negatives import KIND, PER_FILM, lesion_free
-from data._store import PixelSpec, RowSum, create_rows, has_rows, write_rows
+from data._store import ARRAYS, PixelSpec, RowSum, write_rows
 from data.dicom import PixelFacts
 from data.errors import DataError
 from data.inputs import Roi
 from data.record import Box, Finding, Pixels, Record, place_of
 from data.roi import cut, grey_limits, jitter_of
-
-ARRAYS: dict[str, type[np.generic]] = {"image": np.uint16, "mask": np.uint8, "fine": np.uint8}
 
 
 @dataclass(frozen=True)
@@ -376,26 +374,6 @@ def _slots(record: Record, spec: PixelSpec, counts: dict[str, int]) -> Iterator[
     for f in record.findings:
         rows = next_row("image", True), next_row("mask", f.mask is not None), next_row("fine", f.fine_mask is not None)
         yield Slot(f.finding_id, *rows)
-
-
-def array_bytes(spec: PixelSpec, counts: dict[str, int]) -> int:
-    """What the arrays of a pixel cache take on the disk."""
-    height, width = spec.cut_size
-    return sum(counts[name] * height * width * np.dtype(dtype).itemsize for name, dtype in ARRAYS.items())
-
-
-def create_arrays(folder: Path, spec: PixelSpec, counts: dict[str, int]) -> None:
-    """The array files of a pixel cache, empty; one that is there already is kept if it has the same form.
-
-    Raises MachineError if the disk cannot hold them.
-    """
-    missing = [
-        name for name in ARRAYS if not has_rows(folder / f"{name}.npy", counts[name], spec.cut_size, ARRAYS[name])
-    ]
-    there = sum((folder / f"{name}.npy").stat().st_blocks * 512 for name in ARRAYS if name not in missing)
-    require_space(folder, max(0, array_bytes(spec, counts) - there))
-    for name in missing:
-        create_rows(folder / f"{name}.npy", counts[name], spec.cut_size, ARRAYS[name])
 
 
 class Spread(Protocol):

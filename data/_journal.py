@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from data._films import Film, FilmFacts, Spread, array_bytes, create_arrays, work_all
+from data._films import Film, FilmFacts, Spread, work_all
 from data._folder import JOURNAL
 from data._room import Room
-from data._store import VERSION, PixelSpec, changed_rows, hash_of
+from data._store import VERSION, PixelSpec, array_bytes, changed_rows, create_arrays, hash_of
 from data.record import Finding, Pixels
 
 _FACTS = TypeAdapter(FilmFacts)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from data._folder import ARRAY, damaged, read_errors, use
+from data._folder import ARRAY, damaged, read_errors, require_space, use
 from data.inputs import Roi
 
 VERSION = 3  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
+ARRAYS: dict[str, type[np.generic]] = {"image": np.uint16, "mask": np.uint8, "fine": np.uint8}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,26 @@ def _header_of(rows: int, size: tuple[int, int], dtype: type[np.generic]) -> byt
     text = io.BytesIO()
     npy.write_array_header_1_0(text, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *size)})
     return text.getvalue()
+
+
+def array_bytes(spec: PixelSpec, counts: dict[str, int]) -> int:
+    """What the arrays of a pixel cache take on the disk."""
+    height, width = spec.cut_size
+    return sum(counts[name] * height * width * np.dtype(dtype).itemsize for name, dtype in ARRAYS.items())
+
+
+def create_arrays(folder: Path, spec: PixelSpec, counts: dict[str, int]) -> None:
+    """The array files of a pixel cache, empty; one that is there already is kept if it has the same form.
+
+    Raises MachineError if the disk cannot hold them.
+    """
+    missing = [
+        name for name in ARRAYS if not has_rows(folder / f"{name}.npy", counts[name], spec.cut_size, ARRAYS[name])
+    ]
+    there = sum((folder / f"{name}.npy").stat().st_blocks * 512 for name in ARRAYS if name not in missing)
+    require_space(folder, max(0, array_bytes(spec, counts) - there))
+    for name in missing:
+        create_rows(folder / f"{name}.npy", counts[name], spec.cut_size, ARRAYS[name])
 
 
 def write_rows(path: Path, rows: Sequence[tuple[int, np.ndarray]]) -> list[RowSum]:

@@ -182,7 +182,8 @@ class Prepared:
         pixels = self.folder / "pixels" / spec.key
         if not self.mark_use():
             raise DataError("the prepared data are not there any more", self.folder.name, "prepare the data set again")
-        self._uses[pixels] = build_once(pixels, lambda part: self._build_pixels(part, spec, means))
+        build = self._build_negatives if spec.unit == _negatives.KIND else self._build_pixels
+        self._uses[pixels] = build_once(pixels, lambda part: build(part, spec, means))
         return pixels
 
     def mark_use(self) -> bool:
@@ -216,10 +217,7 @@ class Prepared:
 
     def _with_negatives(self, train: Samples, films: Sequence[str], inputs: Inputs, seed: int) -> Samples:
         """The training side, and after it lesion-free regions of these films."""
-        spec = replace(self.spec_of(inputs), unit=_negatives.KIND)
-        pixels = self.folder / "pixels" / spec.key
-        self.mark_use()
-        self._uses[pixels] = build_once(pixels, lambda part: self._build_negatives(part, spec, Means()))
+        pixels = self.ensure_pixels(replace(self.spec_of(inputs), unit=_negatives.KIND))
         with read_errors(pixels / "rows.parquet"):
             index = pd.read_parquet(pixels / "rows.parquet")
         return train.and_negatives(_negatives.drawn(index, self.table, films, inputs.negatives, seed), pixels)
