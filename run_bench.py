@@ -120,10 +120,13 @@ def prepare(
     verify: Annotated[bool, typer.Option("--verify", help="hash again what was prepared, and its files")] = False,
     cache_limit: Annotated[
         float | None,
-        typer.Option(callback=_above_zero, help="GB that OUT/cache may hold; default $MAMMOBENCH_CACHE_LIMIT, else any"),
+        typer.Option(
+            callback=_above_zero, help="GB that OUT/cache may hold; default $MAMMOBENCH_CACHE_LIMIT, else any"
+        ),
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="auto or HOST:PORT: decode on that cluster; default $RAY_ADDRESS, else this machine")
+        str | None,
+        typer.Option(help="auto or HOST:PORT: decode on that cluster; default $RAY_ADDRESS, else this machine"),
     ] = None,
     config: ConfigFile = None,
     set_: Set = None,

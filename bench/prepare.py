@@ -19,7 +19,8 @@ from data.augment import cached_margin
 from data.cache import Prepared, Room, Spread, Verdict, prepare, verify, work_all
 from data.errors import ConfigError, DataError
 from data.inputs import Augment, Inputs, Roi
-from data.split import SIDES
+from data.passport import alike_on_two_sides
+from data.split import SIDES, Split
 from data.tracks import TRACKS
 
 Progress = Callable[[int, int], None]
@@ -150,6 +151,11 @@ def film_progress(talk: Talk, what: str) -> Iterator[Progress]:
     yield line
 
 
+def _on_two_sides(prepared: Prepared, split: Split) -> list[str]:
+    pairs = alike_on_two_sides(prepared.table, split.sides_of(prepared.table))
+    return [f"{pairs} pairs of films that look alike are on two sides of this split"] if pairs else []
+
+
 def document(prepared: Prepared, protocol: str = "holdout", seed: int = 0) -> dict[str, Any]:
     """What `prepare --json` prints: counts per track, side and label, what was left out and why, and the hashes."""
     split = prepared.split(protocol, seed, 0)
@@ -166,7 +172,7 @@ def document(prepared: Prepared, protocol: str = "holdout", seed: int = 0) -> di
         "left_out": prepared.passport["left_out"],
         "masks_shared": prepared.passport["masks_shared"],
         "published": prepared.passport["published"],
-        "warnings": [*prepared.passport["warnings"], *prepared.alike_elsewhere()],
+        "warnings": [*prepared.passport["warnings"], *prepared.alike_elsewhere(), *_on_two_sides(prepared, split)],
         "problems_file": str(prepared.folder / "problems.json"),
         "problems": prepared.passport["problems"],
         "passport": str(prepared.folder / "passport.json"),

@@ -23,10 +23,10 @@ _STREAM = 7002  # names the stream of draws
 
 
 def sources(records: Sequence[Record], table: pd.DataFrame) -> list[Record]:
-    """Films that regions are taken from: the normal ones, or else all whose every finding is placed. No edited copy."""
-    rows = table[(table["counterfactual_of"] == "")].groupby("record_id")
-    normal = rows["has_mass"].max() == 0
-    known = rows["boxes_complete"].all()
+    """Films of the table that regions are taken from: the normal ones, or else all whose every lesion is placed. No edited copy."""
+    rows = table[table["counterfactual_of"] == ""].groupby("record_id")
+    known = rows["lesions_known"].all()
+    normal = known & (rows["has_mass"].max() == 0)
     wanted = set(normal.index[normal]) or set(known.index[known])
     return [record for record in records if record.record_id in wanted]
 
@@ -72,13 +72,13 @@ def lesion_free(
     return found
 
 
-def drawn(index: pd.DataFrame, table: pd.DataFrame, records: Sequence[str], count: int, seed: int) -> pd.DataFrame:
-    """`count` rows of samples (fewer where there are no more) for regions of these films, drawn once per seed.
+def drawn(index: pd.DataFrame, table: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`count` rows of samples (fewer where there are no more) for the regions of an index, drawn once per seed.
 
     index: of the regions' pixels (rows.parquet). The rows have the columns of `table`, with no label, no box and masks
     that are known to be empty.
     """
-    mine = index[index["record_id"].isin(set(records))].sort_values(["record_id", "finding_id"])
+    mine = index.sort_values(["record_id", "finding_id"])
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAM,))))
     mine = mine.iloc[np.sort(rng.permutation(len(mine))[:count])]
     first = table.drop_duplicates("record_id").set_index("record_id")

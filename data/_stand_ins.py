@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import distance_transform_edt
 
+from data.errors import ConfigError
 from data.record import Finding, Options, Pixels, Record, place_of
 
 
@@ -68,7 +69,8 @@ def exchanged(table: pd.DataFrame, seed: int) -> np.ndarray:
     """Positions (N,) of the samples whose masks the samples get: each of another patient, as far as there are others.
 
     A sample exchanges with those that have the same kinds of masks, so that has_mask and has_fine stay as they are.
-    Patients are put into random order and the masks moved on by as many samples as the largest patient has.
+    Patients are put into random order and the masks moved on by as many samples as the largest patient has. Raises
+    ConfigError where there is no mask, or one that cannot be exchanged: a placebo that is none would pass for a finding.
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_PLACEBO,))))
     given = np.arange(len(table))
@@ -80,6 +82,13 @@ def exchanged(table: pd.DataFrame, seed: int) -> np.ndarray:
         positions = part.index.to_numpy()[np.argsort(ranks, kind="stable")]
         largest = int(part["patient"].value_counts().max())
         given[positions] = np.roll(positions, largest)
+    patients, masked = table["patient"].to_numpy(), table[["has_mask", "has_fine"]].any(axis=1).to_numpy()
+    own = int((patients == patients[given])[masked].sum())
+    if own or not masked.any():
+        what = f"{own} of {int(masked.sum())} masks have no other patient to go to" if own else "no sample has a mask"
+        raise ConfigError(
+            f"masks cannot be exchanged between patients: {what}", "masks: shuffled", "leave masks as they are (own)"
+        )
     return given
 
 

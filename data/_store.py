@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from data._folder import ARRAY, damaged, read_errors, require_space, use
 from data.inputs import Roi
 
-VERSION = 3  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
+VERSION = 4  # of the cache's layout and of what decides its pixels: bump it and everything is prepared afresh
 ARRAYS: dict[str, type[np.generic]] = {"image": np.uint16, "mask": np.uint8, "fine": np.uint8}
 
 

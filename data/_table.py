@@ -3,7 +3,9 @@
 Columns: record_id, finding_id ("" = a record without finding), lesion_id, patient (public hash), laterality, view,
 kind, margin (position in MARGINS), malignant, has_mass (-1 = unknown), official_split ("" = none), height, width,
 x0 y0 x1 y1 (film pixels), area_px (of the mask; of the box without one), has_mask, has_fine, image_hash (of the file), pixel_hash (of the decoded
-film), look (perceptual hash), mask_hash, fine_hash, counterfactual_of ("" = none), boxes_complete (no finding of the film was left out), and attr_<name>.
+film), look (perceptual hash), mask_hash, fine_hash, counterfactual_of ("" = none), boxes_complete (every mass that the data set names on
+the film is among its findings, and every finding was decoded), lesions_known (and so is every lesion of another kind), and
+attr_<name>.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from data._store import hash_of
 from data.record import Finding, Record, Report, public_id
 from data.tracks import MARGINS, TRACKS
 
-VERSION = 2  # of the columns and of how they are filled
+VERSION = 3  # of the columns and of how they are filled
 
 
 def build(records: Sequence[Record], facts: Sequence[FilmFacts], report: Report) -> pd.DataFrame:
@@ -42,6 +44,7 @@ def _film_columns(record: Record, fact: FilmFacts) -> dict[str, Any]:
     has_mass = record.has_mass
     if has_mass is None and any(finding.kind == "mass" for finding in record.findings):
         has_mass = True
+    boxes_complete = record.unlisted == 0 and len(fact.findings) == len(record.findings)
     return {
         "record_id": record.record_id,
         "finding_id": "",
@@ -69,7 +72,8 @@ def _film_columns(record: Record, fact: FilmFacts) -> dict[str, Any]:
         "mask_hash": "",
         "fine_hash": "",
         "counterfactual_of": record.counterfactual_of or "",
-        "boxes_complete": len(fact.findings) == len(record.findings),
+        "boxes_complete": boxes_complete,
+        "lesions_known": boxes_complete and record.other_lesions == 0,
     }
 
 

@@ -19,7 +19,9 @@ from torchvision.tv_tensors import BoundingBoxFormat
 from data.inputs import Augment
 
 _TRIES = 20  # of paper002 before the sample is taken as it is; a film that is nearly all black is rejected every time
-_GMIC_NOISE, _GMIC_SIZE = 100, (2944, 1920)  # pixels of the window's noise, at GMIC's input size (H, W)
+_GMIC_SIZE = 2944, 1920  # GMIC's input (H, W)
+_GMIC_NOISE = 100  # pixels at that size by which the window is moved, at most
+_GMIC_BORDERS = 100, round(100 * 1920 / 2944)  # and each of its borders: top and bottom, left and right
 _XYXY = BoundingBoxFormat.XYXY
 
 
@@ -106,14 +108,17 @@ def _window(
 
 
 def _noisy_window(canvas: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """GMIC: the window's place is moved by up to 100 pixels of a film of 2944 x 1920 along each side, and its sides grow
-    or shrink by up to as many, both by the same draw. What it holds outside the canvas is black."""
-    move_y, move_x, grow = rng.uniform(-_GMIC_NOISE, _GMIC_NOISE, 3)
-    (height, top), (width, left) = (
-        (round(side * (1 + grow / full)), round(side * (move - grow / 2) / full))
-        for side, full, move in zip(canvas, _GMIC_SIZE, (move_y, move_x), strict=True)
+    """GMIC's released code: the window is moved by up to 100 pixels of a film of 2944 x 1920 along each side, then each
+    of its four borders by itself, top and bottom by up to 100, left and right by up to 65. Six draws, scaled to the
+    canvas. What the window holds outside the canvas is black (GMIC limits the noise to its padded film)."""
+    moves, borders = rng.uniform(-1, 1, 2), rng.uniform(-1, 1, (2, 2))
+    (top, bottom), (left, right) = (
+        (round(side * (move + first) / full), side + round(side * (move + last) / full))
+        for side, full, move, (first, last) in zip(
+            canvas, _GMIC_SIZE, _GMIC_NOISE * moves, np.array(_GMIC_BORDERS)[:, None] * borders, strict=True
+        )
     )
-    return top, left, height, width
+    return top, left, bottom - top, right - left
 
 
 # ---- applying -------------------------------------------------------------------------------------------------------

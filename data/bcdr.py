@@ -5,6 +5,7 @@ Mechanics. D01 holds digital mammograms, F01 digitised films.
 """
 
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,6 +56,7 @@ SUFFIXES = (".tif", ".tiff", ".png")
 SET_NAME = re.compile(r"(?<![a-z0-9])[df][0-9]{2}(?![a-z0-9])")
 FETCH = "point --data-root at the folder that holds BCDR-D01 and BCDR-F01 (docs/datasets/bcdr.md)"
 MEND = "correct the row"
+Lost = Counter[tuple[str, bool]]  # rows that gave no finding, by film of the set and whether they are of a mass
 
 
 class Options(BaseOptions):
@@ -109,10 +111,14 @@ def records(root: Path | None, options: Options, report: Report) -> Iterator[Rec
         raise DataError("no folder with BCDR", "--data-root", FETCH)
     paths = dict.fromkeys(walk(root))
     for name, file in _find_tables(paths, options, report).items():
-        rows = _read_table(root, name, file, report)
+        lost: Lost = Counter()
+        rows = _read_table(root, name, file, report, lost)
         films: dict[str, list[Row]] = {}
-        for row in _selected(name, rows, options, report):
+        selected = _selected(name, rows, options, report)
+        for row in selected:
             films.setdefault(row.image, []).append(row)
+        taken = {row.key for row in selected}
+        lost.update((_film_name(row.image), row.kind == "mass") for row in rows if row.key not in taken)
         for own in films.values():
             try:
                 image = _film(root, paths, own[0])
@@ -120,7 +126,7 @@ def records(root: Path | None, options: Options, report: Report) -> Iterator[Rec
                 for row in own:
                     report.problem(row.file, row.number, refusal.message, refusal.do, refusal.reason)
                 continue
-            yield _record(image, own)
+            yield _record(image, own, lost)
 
 
 def draw(rows: Sequence[Row], seed: int) -> frozenset[tuple[str, ...]]:
@@ -168,8 +174,8 @@ def _set_of(path: str) -> str | None:
     return None
 
 
-def _read_table(root: Path, name: str, file: str, report: Report) -> list[Row]:
-    """The rows that can be used; the others are problems."""
+def _read_table(root: Path, name: str, file: str, report: Report, lost: Lost) -> list[Row]:
+    """The rows that can be used; the others are problems, and are added to `lost`."""
     rows: list[Row] = []
     outlines: dict[tuple[str, ...], Row] = {}
     films: dict[str, Row] = {}
@@ -182,6 +188,9 @@ def _read_table(root: Path, name: str, file: str, report: Report) -> list[Row]:
             _same_film(films.get(row.image, row), row)
         except Refusal as refusal:
             report.problem(file, number, refusal.message, refusal.do, refusal.reason)
+            if cells is not None:
+                other = cells[MASS] == "0" and any(cells[column] == "1" for column in OTHER)
+                lost[_film_name(cells["image_filename"]), not other] += 1
             continue
         outlines[row.key] = row
         films.setdefault(row.image, row)
@@ -235,6 +244,11 @@ def _image(text: str, code: str) -> str:
         message = f"image_view {code} is not the view in the film's name, {named[1]}"
         raise Refusal(message, "row that contradicts itself", MEND)
     return path.as_posix()
+
+
+def _film_name(text: str) -> str:
+    """What names a film, also in a row that is refused: its path without the suffix."""
+    return PurePosixPath(text.replace("\\", "/")).as_posix().rsplit(".", 1)[0]
 
 
 def _kind(cells: Mapping[str, str]) -> str:
@@ -297,8 +311,9 @@ def _film(root: Path, paths: Container[str], row: Row) -> ImageFile:
     raise Refusal(f"film {row.image} is not there", "film not on disk", "add the film")
 
 
-def _record(image: ImageFile, rows: list[Row]) -> Record:
+def _record(image: ImageFile, rows: list[Row], lost: Lost) -> Record:
     first = rows[0]
+    film = _film_name(first.image)
     return Record(
         dataset=CARD.name,
         record_id=public_id(CARD.name, "film", first.name, first.image),
@@ -310,6 +325,8 @@ def _record(image: ImageFile, rows: list[Row]) -> Record:
         # a film with another finding alone shows no mass that was marked, and is no healthy breast either
         has_mass=True if any(row.kind == "mass" for row in rows) else None,
         attributes={"density": first.density, "set": first.name},
+        unlisted=lost[film, True],
+        other_lesions=lost[film, False],
     )
 
 

@@ -6,6 +6,7 @@ files that were left out, as the data set calls them (often by patient), and is 
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from data._journal import Means, facts_of
 from data._key import folder_of
 from data._room import Room, by_last_use
 from data._stand_ins import exchanged, with_stand_ins
-from data._store import PixelSpec, RowSum
+from data._store import PixelSpec, RowSum, hash_of
 from data._verify import Verdict, verdict
 from data.augment import cached_margin
 from data.errors import ConfigError, DataError, LeakError
@@ -179,11 +180,13 @@ class Prepared:
     # ---- pixels -------------------------------------------------------------------------------------------------
     def ensure_pixels(self, spec: PixelSpec, means: Means = Means()) -> Path:  # noqa: B008 - frozen
         """The folder with the pixels of a region rule; cut now if no one did before."""
-        pixels = self.folder / "pixels" / spec.key
+        return self._ensure(spec.key, lambda part: self._build_pixels(part, spec, means))
+
+    def _ensure(self, key: str, build: Callable[[Path], None]) -> Path:
+        pixels = self.folder / "pixels" / key
         if not self.mark_use():
             raise DataError("the prepared data are not there any more", self.folder.name, "prepare the data set again")
-        build = self._build_negatives if spec.unit == _negatives.KIND else self._build_pixels
-        self._uses[pixels] = build_once(pixels, lambda part: build(part, spec, means))
+        self._uses[pixels] = build_once(pixels, build)
         return pixels
 
     def mark_use(self) -> bool:
@@ -209,18 +212,33 @@ class Prepared:
             )
         _write_index(part, films, facts)
 
-    def _build_negatives(self, part: Path, spec: PixelSpec, means: Means) -> None:
+    def _build_negatives(self, part: Path, spec: PixelSpec, rows: pd.DataFrame) -> None:
+        """rows: of the table, of the films that may be looked at: no other is decoded, and no other's boxes count."""
         found = _records(data.reader(self.name), self.root, self.options, Report(skip_bad=True))
-        films, counts = films_of(_negatives.sources(found, self.table), spec, _negatives.sizes(self.table))
-        with closing(facts_of(films, counts, spec, part, part, check=False, means=means)) as come:
+        films, counts = films_of(_negatives.sources(found, rows), spec, _negatives.sizes(rows))
+        with closing(facts_of(films, counts, spec, part, part, check=False, means=Means())) as come:
             _write_index(part, films, list(come))
 
     def _with_negatives(self, train: Samples, films: Sequence[str], inputs: Inputs, seed: int) -> Samples:
-        """The training side, and after it lesion-free regions of these films."""
-        pixels = self.ensure_pixels(replace(self.spec_of(inputs), unit=_negatives.KIND))
+        """The training side, and after it lesion-free regions of these films. Raises DataError where there is none."""
+        spec = replace(self.spec_of(inputs), unit=_negatives.KIND)
+        rows = self.table[self.table["record_id"].isin(films)]
+        pixels = self._ensure(
+            f"{spec.key}-{hash_of(sorted(films))[:12]}", lambda part: self._build_negatives(part, spec, rows)
+        )
         with read_errors(pixels / "rows.parquet"):
             index = pd.read_parquet(pixels / "rows.parquet")
-        return train.and_negatives(_negatives.drawn(index, self.table, films, inputs.negatives, seed), pixels)
+        regions = _negatives.drawn(index, rows, inputs.negatives, seed)
+        if regions.empty:
+            raise DataError(
+                f"no lesion-free region in the {len(films)} training films",
+                self.name,
+                "use data with normal films or with every lesion placed, a smaller region (roi), or negatives 0",
+            )
+        if len(regions) < inputs.negatives:
+            found = f"{len(regions)} lesion-free regions in the {len(films)} training films of {self.name}"
+            warnings.warn(f"{found}, {inputs.negatives} are asked for", stacklevel=3)
+        return train.and_negatives(regions, pixels)
 
     def spec_of(self, inputs: Inputs, *, test: bool = False) -> PixelSpec:
         """Which pixels a method's inputs need; test: those of the test side, whose boxes may be jittered (Roi)."""
@@ -258,7 +276,9 @@ class Prepared:
         train = train.for_track(inputs.target)
         if not len(train):
             raise DataError(
-                "no training sample has a label", f"{self.name}, track {inputs.target}", "choose a track that the data set serves, or an option that gives labels (`list datasets -v`)"
+                "no training sample has a label",
+                f"{self.name}, track {inputs.target}",
+                "choose a track that the data set serves, or an option that gives labels (`list datasets -v`)",
             )
         if inputs.negatives:
             films = split.table.loc[split.table["side"].isin(sides), "record_id"].unique().tolist()

@@ -4,13 +4,14 @@ Lee et al. 2017, "A curated mammography data set for use in computer-aided detec
 research", Scientific Data 4, 170177.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from data._cbis_csv import CALC, COLUMNS, MASS, Row, cited_names, margin_group, read_row
+from data._cbis_csv import CALC, COLUMNS, MASS, SIDES, VIEWS, Row, cited_names, margin_group, read_row
 from data._cbis_files import Files, find_film, find_mask, scan
 from data._csv import Refusal, read_cells
 from data._walk import find_table, walk
@@ -32,8 +33,8 @@ CARD = DataCard(
         "test/masses": 378,
         "train/mass films": 1231,
         "test/mass films": 361,
-        "train/patients": 691,
-        "test/patients": 201,
+        "train/mass patients": 691,
+        "test/mass patients": 201,
         "train/margin": 864,
         "test/margin": 261,
         "train/malignant": 637,
@@ -46,6 +47,7 @@ SHORT = {MASS: "mass", CALC: "calc"}  # in the names of CSVs and, with a capital
 FULL_HEIGHT = 2000  # px; the films as distributed are well above it, copies for deep learning well below
 FETCH = "point --data-root at the folder that holds the CSVs and the DICOM files (docs/datasets/cbis_ddsm.md)"
 Tables = dict[tuple[str, str], list[Row]]  # (kind, split) -> rows
+Lost = defaultdict[object, set[tuple[str, str, int]]]  # what names a film -> kind, CSV and row of a lesion left out
 
 
 class Options(BaseOptions):
@@ -86,7 +88,8 @@ def records(root: Path | None, options: Options, report: Report) -> Iterator[Rec
     wanted = [(kind, split) for kind in KINDS[options.kinds] for split in SPLITS]
     found = {(kind, split): find_table(root, paths, table_name(kind, split), FETCH) for kind, split in wanted}
     refused: dict[str, tuple[str, int]] = {}
-    tables = {(kind, split): _read_table(kind, root / path, report, refused) for (kind, split), path in found.items()}
+    lost: Lost = defaultdict(set)
+    tables = {key: _read_table(key[0], root / path, report, refused, lost) for key, path in found.items()}
     for kind in KINDS[options.kinds]:
         _refuse_overlap(tables[kind, "train"], tables[kind, "test"])
     rows = [row for table in tables.values() for row in table]
@@ -95,12 +98,12 @@ def records(root: Path | None, options: Options, report: Report) -> Iterator[Rec
         raise DataError(f"none of the {len(rows)} films is on disk", "--data-root", FETCH)
     unread = tuple(f"{SHORT[kind].capitalize()}-" for kind in SHORT if kind not in KINDS[options.kinds])
     _report_strays(files, rows, refused, unread, report)
-    sides = _sides(tables, options, report)
-    return (record for split in SPLITS for record in _films(files, split, sides[split], options, report))
+    sides = _sides(tables, options, report, lost)
+    return (record for split in SPLITS for record in _films(files, split, sides[split], options, report, lost))
 
 
-def _read_table(kind: str, path: Path, report: Report, refused: dict[str, tuple[str, int]]) -> list[Row]:
-    """The rows that can be used; the others are problems, and what they name is added to `refused`."""
+def _read_table(kind: str, path: Path, report: Report, refused: dict[str, tuple[str, int]], lost: Lost) -> list[Row]:
+    """The rows that can be used; the others are problems, and what they name is added to `refused` and `lost`."""
     rows: list[Row] = []
     films: dict[tuple[str, str, str], Row] = {}
     lesions: dict[tuple[str, str, str, str], Row] = {}
@@ -125,9 +128,17 @@ def _read_table(kind: str, path: Path, report: Report, refused: dict[str, tuple[
             report.problem(path.name, number, refusal.message, refusal.do, refusal.reason)
             for name in cited_names(cells):
                 refused.setdefault(name, (path.name, number))
+            for film in (*cited_names(cells), _film_key(cells)):
+                lost[film].add((kind, path.name, number))
         else:
             rows.append(row)
     return rows
+
+
+def _film_key(cells: dict[str, str] | None) -> tuple[str, str | None, str | None]:
+    """Patient, side and view of a row that cannot be used as a whole; with None for what it does not say."""
+    cells = cells or {}
+    return cells.get("patient", "").upper(), SIDES.get(cells.get("side", "")), VIEWS.get(cells.get("view", ""))
 
 
 def _refuse_overlap(train: list[Row], test: list[Row]) -> None:
@@ -138,7 +149,7 @@ def _refuse_overlap(train: list[Row], test: list[Row]) -> None:
             raise LeakError(what, row.where, "keep the patient's rows in one of the two CSVs")
 
 
-def _sides(tables: Tables, options: Options, report: Report) -> dict[str, list[Row]]:
+def _sides(tables: Tables, options: Options, report: Report, lost: Lost) -> dict[str, list[Row]]:
     """The rows of each side, masses first, with every patient on one side."""
     patients = {
         split: {row.patient for (_, its), rows in tables.items() if its == split for row in rows} for split in SPLITS
@@ -153,6 +164,7 @@ def _sides(tables: Tables, options: Options, report: Report) -> dict[str, list[R
                 sides["test"].append(row)
             else:
                 report.leave_out("patient in a training and a test CSV")
+                lost[row.patient, row.side, row.view].add((kind, row.file, row.number))
     return sides
 
 
@@ -171,7 +183,7 @@ def _report_strays(
             report.problem(file, number, what, "download the file again", "file that is not DICOM")
 
 
-def _films(files: Files, split: str, rows: list[Row], options: Options, report: Report) -> Iterator[Record]:
+def _films(files: Files, split: str, rows: list[Row], options: Options, report: Report, lost: Lost) -> Iterator[Record]:
     by_film: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         by_film.setdefault((row.patient, row.side, row.view), []).append(row)
@@ -180,13 +192,13 @@ def _films(files: Files, split: str, rows: list[Row], options: Options, report: 
         if options.films is not None and given >= options.films:
             report.leave_out("beyond the number of films asked for", len(film_rows))
             continue
-        record = _record(files, split, film_rows, report)
+        record = _record(files, split, film_rows, report, lost)
         if record is not None:
             given += 1
             yield record
 
 
-def _record(files: Files, split: str, rows: list[Row], report: Report) -> Record | None:
+def _record(files: Files, split: str, rows: list[Row], report: Report, lost: Lost) -> Record | None:
     """A film with those of its lesions that can be used; None where none can.
 
     A film that shows a mass and a calcification is in the collection twice, in a folder for each. Its copy of the first
@@ -195,6 +207,8 @@ def _record(files: Files, split: str, rows: list[Row], report: Report) -> Record
     film: Header | None = None
     cited = rows[0]
     findings = []
+    names = [(cited.patient, cited.side, cited.view), *(row.film.series for row in rows)]
+    left_out = {lesion for name in names for lesion in lost.get(name, ())}
     for row in rows:
         try:
             if film is None:
@@ -202,6 +216,7 @@ def _record(files: Files, split: str, rows: list[Row], report: Report) -> Record
             findings.append(_finding(files, row, film, report))
         except Refusal as refusal:
             report.problem(row.file, row.number, refusal.message, refusal.do, refusal.reason)
+            left_out.add((row.kind, row.file, row.number))
     if film is None or not findings:
         return None
     return Record(
@@ -216,6 +231,8 @@ def _record(files: Files, split: str, rows: list[Row], report: Report) -> Record
         has_mass=any(finding.kind == MASS for finding in findings) or None,
         official_split=split,
         attributes={"density": cited.density, "grade": "full" if film.rows >= FULL_HEIGHT else "reduced"},
+        unlisted=sum(kind == MASS for kind, _, _ in left_out),
+        other_lesions=sum(kind != MASS for kind, _, _ in left_out),
     )
 
 

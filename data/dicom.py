@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -16,7 +17,7 @@ import pydicom.config
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.pixels import apply_modality_lut
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -25,6 +26,7 @@ from pydicom.uid import (
     JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
 )
+from scipy.special import expit
 
 from data.errors import DataError
 
@@ -297,7 +299,7 @@ def _grey(dataset: Dataset, *, as_mask: bool) -> np.ndarray:
         if dataset.get("VOILUTSequence"):
             pixels = _looked_up(pixels, dataset)
         elif _has_window(dataset):
-            pixels = apply_windowing(pixels, dataset)  # the first, where there are several
+            pixels = _windowed(pixels, dataset)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and pixels.size:
         # About the film's own range: grey limits are percentiles of the film, so any other centre gives the same cut.
         # Work in float: the sum of the two ends does not fit an integer type.
@@ -318,14 +320,41 @@ def _looked_up(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
     return np.asarray(data, dtype=np.float32)[positions]
 
 
+def _windowed(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Through the first window, to 0..1 (PS3.3 C.11.2.1.2, C.11.2.1.3). Raises ValueError for a function of no name.
+
+    pydicom's own takes its output range from the rescale slope, and so inverts the film where that is negative.
+    """
+    centre, width, shape = (
+        float(_first(dataset, "WindowCenter")),
+        float(_first(dataset, "WindowWidth")),
+        _shape(dataset),
+    )
+    if shape == "SIGMOID":
+        return np.asarray(expit(4 * (pixels - centre) / width))
+    if shape not in ("LINEAR", "LINEAR_EXACT"):
+        raise ValueError(f"unknown VOI LUT Function {shape}")
+    if shape == "LINEAR":
+        centre, width = centre - 0.5, width - 1
+    return np.clip((pixels - centre) / width + 0.5, 0.0, 1.0) if width else (pixels > centre).astype(np.float64)
+
+
 def _has_window(dataset: Dataset) -> bool:
     """Whether the header has a window that can be applied; one of no width is none."""
-    width = dataset.get("WindowWidth")
-    first = width[0] if isinstance(width, pydicom.multival.MultiValue) and width else width
-    if first in (None, "") or dataset.get("WindowCenter") in (None, ""):
+    width = _first(dataset, "WindowWidth")
+    if width in (None, "") or dataset.get("WindowCenter") in (None, ""):
         return False
-    linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
-    return float(first) >= 1 if linear else float(first) > 0
+    return float(width) >= 1 if _shape(dataset) == "LINEAR" else float(width) > 0
+
+
+def _first(dataset: Dataset, name: str) -> Any:
+    """The value of an element, or its first one where it has several."""
+    value = dataset.get(name)
+    return value[0] if isinstance(value, pydicom.multival.MultiValue) and value else value
+
+
+def _shape(dataset: Dataset) -> str:
+    return str(dataset.get("VOILUTFunction") or "LINEAR").upper()
 
 
 def _spacing(header: Dataset) -> tuple[float, float] | None:

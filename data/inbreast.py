@@ -253,6 +253,7 @@ def _record(row: Row, film: DicomFile, patient: str, regions: list[Roi], options
         findings=tuple(_finding(row, film, region, options) for region in masses),
         has_mass=True if masses else False if normal else None,
         attributes={"density": row.density, "birads": row.birads},
+        other_lesions=len(regions) - len(masses),
     )
 
 

@@ -3,7 +3,9 @@
 A row is a finding, or a film without one. What a column leaves empty is unknown, never guessed.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,6 +69,7 @@ def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
     if PurePosixPath(options.file).is_absolute() or ".." in PurePosixPath(options.file).parts:
         raise ConfigError("the CSV lies outside the folder", f"file: {options.file}", "give its name in --data-root")
     films: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    lost: Counter[tuple[str, bool]] = Counter()  # refused rows, by film and whether they are of a mass
     names = {key: (key,) for key in COLUMNS}
     optional = set(COLUMNS) - set(NEEDED)
 
@@ -80,10 +83,13 @@ def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
                 _same_film(first, row)
         except Refusal as refusal:
             report.problem(options.file, number, str(refusal), refusal.do, refusal.reason)
+            if cells is not None:
+                lost[cells["image"], cells.get("finding", "").lower() in ("", "mass", "normal")] += 1
             continue
         films.setdefault(row["image"], []).append((number, row))
     for image, rows in films.items():
-        yield _record(root, options.file, image, rows)
+        record = _record(root, options.file, image, rows)
+        yield replace(record, unlisted=lost[image, True], other_lesions=lost[image, False])
 
 
 def _checked(root: Path, cells: dict[str, str] | None) -> dict[str, str]:

@@ -6,8 +6,9 @@ so their grade is "proxy"; CIRC, MISC (other, ill-defined) and SPIC stand for ci
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,8 @@ def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
     """One record per film, in the order of Info.txt. Raises DataError where Info.txt is missing or names no film."""
     table = _find_table(root)
     films: dict[str, list[_Row]] = {}
-    for row in _rows(table, root, report):
+    lost: Counter[tuple[str, bool]] = Counter()  # refused lines, by film and whether they are of a mass
+    for row in _rows(table, root, report, lost):
         films.setdefault(row.film, []).append(row)
     if not films:
         raise DataError("no line begins with a film's number (mdb001 ...)", _name(table, root), DO)
@@ -99,7 +101,8 @@ def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
             what = f"film {film}.pgm is not there"
             report.problem(_name(table, root), rows[0].line, what, "add the film", "film not on disk")
             continue
-        yield _record(film, rows, ImageFile(root, paths[film].relative_to(root).as_posix()), _name(table, root))
+        record = _record(film, rows, ImageFile(root, paths[film].relative_to(root).as_posix()), _name(table, root))
+        yield replace(record, unlisted=lost[film, True], other_lesions=lost[film, False])
 
 
 def _find_table(root: Path) -> Path:
@@ -109,8 +112,8 @@ def _find_table(root: Path) -> Path:
     return found[0]
 
 
-def _rows(table: Path, root: Path, report: Report) -> Iterator[_Row]:
-    """Lines of the table; those that do not have its form are problems, by line."""
+def _rows(table: Path, root: Path, report: Report, lost: Counter[tuple[str, bool]]) -> Iterator[_Row]:
+    """Lines of the table; those that do not have its form are problems, by line, and are added to `lost`."""
     name = _name(table, root)
     lines = table.read_text(encoding="ascii", errors="replace").splitlines()
     for number in _table_lines(lines):
@@ -119,9 +122,11 @@ def _rows(table: Path, root: Path, report: Report) -> Iterator[_Row]:
         if found is None:
             report.problem(name, number, "no film's number (mdb001 ...)", "correct the line", "line of another form")
             continue
-        row = _parse(number, line.split(), f"mdb{found[1]}")
+        film, fields = f"mdb{found[1]}", line.split()
+        row = _parse(number, fields, film)
         if isinstance(row, str):
             report.problem(name, number, row, "correct the line", "line of another form")
+            lost[film, fields[2:3] == [] or fields[2] not in OTHER] += 1
         else:
             yield row
 

@@ -79,6 +79,7 @@ def counts(own: pd.DataFrame) -> dict[str, int]:
             f"{prefix}normal films": int((films["has_mass"] == 0).sum()),
             f"{prefix}mass films": int((films["has_mass"] == 1).sum()),
             f"{prefix}patients": int(part["patient"].nunique()),
+            f"{prefix}mass patients": int(masses["patient"].nunique()),
             f"{prefix}findings": len(findings),
             f"{prefix}masses": len(masses),
             f"{prefix}margin": int((masses["margin"] >= 0).sum()),
@@ -165,6 +166,14 @@ def _pairs(films: pd.DataFrame, known: Sequence[tuple[FilmFacts, Look]]) -> dict
     }
 
 
+def alike_on_two_sides(table: pd.DataFrame, sides: "pd.Series[str]") -> int:
+    """Pairs of films that look alike and are on two sides of a split. sides: per row of the table."""
+    films = table.assign(side=sides)[table["counterfactual_of"] == ""].drop_duplicates("record_id")
+    films = films[films["look"] != ""]
+    on = films["side"].to_numpy()
+    return sum(on[i] != on[j] for i, j, _ in near_duplicates(films["look"].tolist()))
+
+
 def alike(table: pd.DataFrame, other: pd.DataFrame) -> int:
     """How many pairs of films of two data sets look alike."""
     mine, theirs = (t.loc[t["counterfactual_of"] == "", "look"].drop_duplicates() for t in (table, other))
@@ -188,6 +197,12 @@ def warnings(document: dict[str, Any]) -> list[str]:
     if missing:
         name, pair = max(missing.items(), key=lambda item: item[1]["published"] - item[1]["here"])
         said.append(f"fewer than published: {pair['here']} of {pair['published']} {name.replace('/', ' ')}")
+    more = {name: pair for name, pair in document["published"].items() if pair["here"] > pair["published"]}
+    if more:
+        name, pair = max(more.items(), key=lambda item: item[1]["here"] - item[1]["published"])
+        said.append(
+            f"more than published: {pair['here']} of {pair['published']} {name.replace('/', ' ')}; is something in twice?"
+        )
     if shared := document["masks_shared"]:
         said.append(
             f"{_many(shared, 'mask')} of lesions of more than one patient, pixel by pixel: is a patient in twice?"

@@ -67,6 +67,8 @@ class Record:
     official_split: str | None = None  # train | validation | test
     attributes: Mapping[str, str | float | None] = field(default_factory=dict)  # density (a-d), vendor, grade
     counterfactual_of: str | None = None  # record_id of the origin
+    unlisted: int = 0  # masses that the data set's tables name on this film and that are not among findings
+    other_lesions: int = 0  # likewise lesions of other kinds
 
 
 def public_id(dataset: str, *parts: str) -> str:

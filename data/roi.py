@@ -52,16 +52,25 @@ def jitter_of(roi: Roi, finding_id: str) -> Jitter:
 
 
 @lru_cache(maxsize=4096)
-def overlap_corners(finding_id: str, count: int, size: tuple[int, int], canvas: tuple[int, int]) -> np.ndarray:
+def overlap_corners(
+    finding_id: str,
+    count: int,
+    size: tuple[int, int],
+    canvas: tuple[int, int],
+    box: tuple[float, float, float, float],
+) -> np.ndarray:
     """Upper left corners (count, 2) as y, x of the windows of bbox_overlap, in pixels of the cut of size `canvas`.
 
-    They have the box's size, `size` in these pixels, overlap it by OVERLAP or more, and are as likely as any other such
-    window; none occurs twice if there are enough.
+    Windows (h, w) of `size` that hold OVERLAP or more of the box (x0 y0 x1 y1, in these pixels, as `to_crop` gives it),
+    each as likely as any other; none occurs twice if there are enough. Where there is no such window (tiny boxes, as
+    the cut is of whole film pixels), those that hold most of it.
     """
-    middle_y, middle_x = (canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2
-    dy, dx = np.mgrid[-middle_y : middle_y + 1, -middle_x : middle_x + 1].reshape(2, -1)
-    near = (1 - abs(dy) / size[0]) * (1 - abs(dx) / size[1]) >= OVERLAP - 1e-9
-    all_corners = np.stack([dy[near] + middle_y, dx[near] + middle_x], axis=1)
+    x0, y0, x1, y1 = box
+    rows, columns = np.arange(canvas[0] - size[0] + 1), np.arange(canvas[1] - size[1] + 1)
+    high = np.clip(np.minimum(rows + size[0], y1) - np.maximum(rows, y0), 0, None)
+    wide = np.clip(np.minimum(columns + size[1], x1) - np.maximum(columns, x0), 0, None)
+    held = high[:, None] * wide
+    all_corners = np.argwhere(held >= min(OVERLAP * (x1 - x0) * (y1 - y0), held.max()) - 1e-9)
     rng = _generator("bbox_overlap", finding_id, 0)
     chosen: np.ndarray = rng.choice(all_corners, count, replace=len(all_corners) < count)
     chosen.flags.writeable = False  # the same array is given again

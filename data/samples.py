@@ -404,7 +404,12 @@ class _Dataset(Dataset[Batch | Canvases]):
             return centre(canvas, size)
         if self.samples.overlap_n:
             finding = str(self.samples.table["finding_id"].iat[item.row])
-            corners = overlap_corners(finding, self.samples.overlap_n, size, canvas)
+            boxes = self.samples.boxes[item.row]
+            if not len(boxes):  # a lesion-free region is cut as if it were a box
+                top, left, height, width = centre(canvas, size).window
+                boxes = np.array([[left, top, left + width, top + height]])
+            x0, y0, x1, y1 = boxes[0].tolist()
+            corners = overlap_corners(finding, self.samples.overlap_n, size, canvas, (x0, y0, x1, y1))
         return draw(self.recipe, pixels, size, self.seeds.generator(_VARY, item.position), corners)
 
 

@@ -181,7 +181,11 @@ def _merged(labels: "pd.Series[str]", parts: int) -> "pd.Series[str]":
 
 def _check(manifest: pd.DataFrame) -> None:
     """No patient and no image on two sides; an image is the same if its file is, or if its pixels are."""
-    for column, noun in (("patient", "patient"), ("image_hash", "the image of record"), ("pixel_hash", "the film of record")):
+    for column, noun in (
+        ("patient", "patient"),
+        ("image_hash", "the image of record"),
+        ("pixel_hash", "the film of record"),
+    ):
         sides = manifest.groupby(column)["side"].nunique()
         if (sides > 1).any():
             row = manifest[manifest[column] == sides.index[sides > 1][0]]

@@ -22,7 +22,9 @@ from tests import cbis_tree
 
 HEIGHT = 300  # of a film on the sheet, pixels
 SHOWN = 6
-REAL = "CBIS-DDSM (CC BY 3.0, see tests/data/cbis_ddsm/ATTRIBUTION.md), reduced; outlines are ellipses in the real boxes"
+REAL = (
+    "CBIS-DDSM (CC BY 3.0, see tests/data/cbis_ddsm/ATTRIBUTION.md), reduced; outlines are ellipses in the real boxes"
+)
 
 
 def drawn(record: Record) -> np.ndarray:

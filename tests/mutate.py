@@ -1,6 +1,7 @@
 """Damage as it happens to files: tables that were edited, cut short or saved by another program; DICOM headers that lie."""
 
 import io
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,30 @@ def dicom_mutations(draw: st.DrawFn) -> Mutation:
         ):
             return content[:place]  # pydicom does not write such a value: cut the file instead
         return out.getvalue()
+
+    return change
+
+
+# what is a label in one form or another
+LABELS = re.compile(
+    rb"(?<=mdb\d{3} [FGD] )(CIRC|MISC|SPIC|NORM)|(?<=(?:CIRC|MISC|SPIC) )[BM]"
+    rb"|(?<=')(Mass|No Finding)(?=')|BI-RADS|DENSITY"
+    rb"|(?<=[,;])(MALIGNANT|BENIGN|BENIGN_WITHOUT_CALLBACK|CIRCUMSCRIBED|ILL_DEFINED|SPICULATED)(?=,)"
+    rb"|(?<=[,;])(malignant|benign|LEFT|RIGHT|CC|MLO|L|R)(?=[,;])|(?<=, )(Malign|Benign)|(?<=,)(training|train|test)(?=[,\r\n])"
+)
+
+
+@st.composite
+def unknown_labels(draw: st.DrawFn) -> Mutation:
+    """A label that was there becomes a word that no form knows; the text as it was where it holds none."""
+    at = draw(st.floats(0, 1, exclude_max=True))
+
+    def change(text: bytes) -> bytes:
+        found = list(LABELS.finditer(text))
+        if not found:
+            return text
+        label = found[int(at * len(found))]
+        return text[: label.start()] + b"Zq" + text[label.end() :]
 
     return change
 

@@ -204,17 +204,23 @@ def test_paper003_flips_and_turns_each_with_half_probability():
     assert set(oblong) == {0, 180}  # a quarter turn would swap the sides
 
 
-def test_gmic_moves_and_scales_its_window_by_a_hundred_pixels_of_its_own_film():
+def test_gmic_moves_its_window_and_each_border_of_it_by_a_draw_of_its_own():
+    """As its released code: 100 pixels of 2944 x 1920 for the place, 100 and 65 for the borders."""
     rng, spec = np.random.default_rng(0), Augment(recipe="gmic")
     full = np.zeros((1, 2944, 1920), np.uint16)
-    windows = np.array([draw(spec, full, (2944, 1920), rng).window for _ in range(2000)])
-    grow = windows[:, 2] - 2944
-    assert np.array_equal(grow, windows[:, 3] - 1920)  # both sides by as many pixels
-    moves = windows[:, :2] + grow[:, None] / 2
-    for values in (grow, moves[:, 0], moves[:, 1]):
-        assert 95 <= values.max() <= 101 and -101 <= values.min() <= -95 and abs(values.mean()) < 7
-    small = np.array([draw(spec, full[:, :736, :480], (736, 480), rng).window for _ in range(500)])
-    assert 23 <= (small[:, 2] - 736).max() <= 25 and 23 <= (small[:, 3] - 480).max() <= 25
+    windows = np.array([draw(spec, full, (2944, 1920), rng).window for _ in range(4000)])
+    top, left, height, width = windows.T
+    bottom, right = top + height - 2944, left + width - 1920
+    for border, most in ((top, 200), (bottom, 200), (left, 165), (right, 165)):
+        assert 0.93 * most < border.max() <= most and -most <= border.min() < -0.93 * most and abs(border.mean()) < 7
+    # what two borders of a side share is the window's move; what they differ by is their own
+    for first, last, most in ((top, bottom, 100), (left, right, 65)):
+        assert np.cov(first, last)[0, 1] == pytest.approx(100**2 / 3, rel=0.15)
+        assert 1.85 * most < np.abs(last - first).max() <= 2 * most + 1
+        assert np.var(last - first) == pytest.approx(2 * most**2 / 3, rel=0.1)
+    assert abs(np.corrcoef(bottom - top, right - left)[0, 1]) < 0.06
+    small = np.array([draw(spec, full[:, :736, :480], (736, 480), rng).window for _ in range(2000)])
+    assert 45 <= (small[:, 2] - 736).max() <= 51 and 29 <= (small[:, 3] - 480).max() <= 34
     flips = [draw(Augment(recipe="gmic_flip"), full[:, :92, :60], (92, 60), rng).mirror for _ in range(1000)]
     assert np.mean(flips) == pytest.approx(0.5, abs=0.07)
 

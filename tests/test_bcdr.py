@@ -474,3 +474,19 @@ def test_the_form_leaves_the_draw_no_choice(tmp_path: Path) -> None:
 def test_the_form_wants_a_mass_for_each_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no mass for BCDR-F01"):
         forms.write_form(tmp_path / "form", "bcdr", forms.suited("bcdr", 1, {"size": 64}))
+
+
+def test_a_film_says_which_lesions_it_lost(tmp_path: Path) -> None:
+    """Undrawn and refused masses: a hit on one would count as false. Other lesions bar a film from lesion-free regions."""
+    rows = [line(901, i, lesion=i) for i in range(60)]
+    [record], _ = read(save(tmp_path / "f", *rows, name="f01"), sets="f01")
+    assert (len(record.findings), record.unlisted, record.other_lesions) == (59, 1, 0)
+    root = save(
+        tmp_path / "d", line(901, 1), line(901, 2, label="odd"), line(902, 3), line(902, 4, nodule=0, flags="1, 0, 0, 0, 0"),
+        line(903, 5), line(903, 6, nodule=0, flags="1, 0, 0, 0, 0", label="odd"), line(904, 7),
+    )  # fmt: skip
+    found, _ = read(root, skip_bad=True)
+    assert [(r.unlisted, r.other_lesions) for r in found] == [(1, 0), (0, 1), (0, 1), (0, 0)]
+    table = prepare("bcdr", root, {"sets": "d01"}, tmp_path / "cache", skip_bad=True).table.set_index("record_id")
+    assert table.loc[[r.record_id for r in found], "boxes_complete"].tolist() == [False, True, True, True]
+    assert table.loc[[r.record_id for r in found], "lesions_known"].tolist() == [False, False, False, True]

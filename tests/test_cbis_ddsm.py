@@ -278,3 +278,30 @@ def test_a_lost_crop_does_not_matter(clean: Tree, tree: Tree) -> None:
         if key[2] == "crop":
             path.unlink()
     assert labels(read(tree.root)) == labels(read(clean.root))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("pathology", "odd"), ("mass margins", "odd"), ("image view", "odd"), ("image file path", "odd"), ("ROI mask file path", "odd")],
+)  # fmt: skip
+def test_a_film_says_which_masses_it_lost(tree: Tree, column: str, value: str) -> None:
+    """Whatever is wrong with the row of a mass: its film keeps the other one and is not fully annotated."""
+    rows = cbis_tree.read_rows(tree.table("train"))
+    head = rows[0]
+    film = [head.index(name) for name in ("patient_id", "left or right breast", "image view")]
+    keys = [tuple(row[i] for i in film) for row in rows]
+    second = next(number for number, key in enumerate(keys) if key in keys[:number])
+    assert {record.unlisted for record in read(tree.root)} == {0}
+    tree.edit("train", second, column, value)
+    found, report = cbis_tree.read_skipping(tree.root)
+    assert len(report.problems) == 1 and sorted(record.unlisted for record in found) == [0, 0, 0, 0, 1]
+    assert [len(record.findings) for record in found if record.unlisted] == [1]
+
+
+def test_a_film_says_that_a_mask_is_not_on_disk(tree: Tree) -> None:
+    film, abnormality, _ = next(key for key in tree.paths if key[1] == "2")
+    kinds: tuple[cbis_tree.Kind, ...] = ("mask", "crop")
+    for kind in kinds:
+        tree.file(film, kind, abnormality).unlink(missing_ok=True)
+    found, _ = cbis_tree.read_skipping(tree.root)
+    assert sorted(record.unlisted for record in found) == [0, 0, 0, 0, 1]

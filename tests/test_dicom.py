@@ -180,7 +180,7 @@ def test_shapes_of_a_window(tmp_path: Path, shape: str) -> None:
     """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3; of several windows the first."""
     window = {"WindowCenter": [20000, 5000], "WindowWidth": [10000, 300], "VOILUTFunction": shape}
     read = written(tmp_path, GREY, **window).read()
-    assert np.allclose(read / 65535, SHAPES[shape](GREY.astype(float)), atol=1e-5)
+    assert np.allclose(read, SHAPES[shape](GREY.astype(float)), atol=1e-5)
 
 
 def test_an_exact_window_may_be_narrower_than_one(tmp_path: Path) -> None:
@@ -220,9 +220,29 @@ def test_a_monochrome1_film_is_cut_as_its_monochrome2_twin(tmp_path: Path, kind:
     if kind == "table":
         other = with_table(other, 12, [4095 - value for value in reversed(curve)], first)
     b = other.read()
-    assert np.ptp(a) > 0 and np.allclose(a - a.min(), b - b.min(), atol=0.01)
+    assert np.ptp(a) > 0 and np.allclose((a - a.min()) / np.ptp(a), (b - b.min()) / np.ptp(b), atol=1e-5)
     region = [cut(film, [], (5, 5, 25, 35), Roi(strategy="bbox"), (16, 16)).image for film in (a, b)]
     assert np.allclose(region[0], region[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_window_after_a_falling_rescale_leaves_tissue_brighter_than_air(tmp_path: Path, shape: str) -> None:
+    stored = np.where(np.arange(600).reshape(20, 30) < 300, 3995, 2097).astype(np.uint16)
+    falling = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": -1, "RescaleIntercept": 4095}
+    plain = written(tmp_path, stored, **falling).read()
+    assert (plain.min(), plain.max()) == (100, 1998)
+    seen = written(tmp_path, stored, **falling, WindowCenter=1800, WindowWidth=2400, VOILUTFunction=shape).read()
+    assert 0 <= seen[0, 0] < 0.1 and 0.55 < seen[-1, -1] <= 1
+
+
+def test_the_narrowest_window_is_a_threshold(tmp_path: Path) -> None:
+    read = written(tmp_path, GREY, WindowCenter=10900, WindowWidth=1).read()
+    assert (read == (GREY >= 10900)).all()
+
+
+def test_a_window_of_an_unknown_function_is_refused(tmp_path: Path) -> None:
+    pixels = written(tmp_path, GREY, WindowCenter=20000, WindowWidth=10000, VOILUTFunction="CUBIC")
+    assert "unknown VOI LUT Function CUBIC" in the_line(pixels)
 
 
 def test_a_window_is_applied(tmp_path: Path) -> None:

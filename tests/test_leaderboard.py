@@ -196,6 +196,16 @@ def test_other_input_is_not_compared() -> None:
     assert row_of(made, "iaia_bl").ranks == (1, 1)
 
 
+def test_a_jittered_region_is_another_input() -> None:
+    from bench.engine.evaluate import _input
+    from tests.toy import toy_method
+
+    assert _input(toy_method("vgg16"), "margin") == "oracle ROI"
+    assert (
+        _input(toy_method("vgg16", roi={"strategy": "bbox", "jitter_shift": 0.3}), "margin") == "oracle ROI, jittered"
+    )
+
+
 def test_a_placebo_is_neither_ranked_nor_compared() -> None:
     controls = five("protopnet", 2.0, facts={"seeds_asked": 5, "grades": ["placebo"]})
     made = build_board([*five("vgg16", 1.0), *five("iaia_bl", 2.0), *controls], registrations=REGISTERED)

@@ -167,3 +167,21 @@ def test_a_name_that_no_file_can_have_is_one_short_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file") as error:
         read(tree(tmp_path, f"{'a' * 50_000}.png,P1,L,CC,,,,,,,,,,,"))
     assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "wrong", ["a.png,P1,X,CC,mass,,,,,,1 1 9 9", "a.png,P2,L,CC,,,,,,,1 1 9 9", "a.png,P1,L,CC,,,,,,,9 9"]
+)
+def test_a_film_that_lost_a_mass_is_not_fully_annotated(wrong: str, tmp_path: Path) -> None:
+    rows = ("a.png,P1,L,CC,mass,,,,,,20 20 40 40", "b.png,P2,L,CC,mass,,,,,,20 20 40 40", wrong)
+    root = tree(tmp_path / "own", *(row + ",,,," for row in rows))
+    assert [r.unlisted for r in read(root, skip_bad=True)[0]] == [1, 0]
+    table = prepare("manifest", root, None, tmp_path / "cache", skip_bad=True).table
+    assert table["boxes_complete"].tolist() == [False, True] == table["lesions_known"].tolist()
+
+
+def test_a_lost_lesion_of_another_kind_leaves_the_masses_complete(tmp_path: Path) -> None:
+    rows = ("a.png,P1,L,CC,mass,,,,,,20 20 40 40", "a.png,P1,L,CC,calcification,,,,,,9 9")
+    root = tree(tmp_path / "own", *(row + ",,,," for row in rows))
+    row = prepare("manifest", root, None, tmp_path / "cache", skip_bad=True).table.iloc[0]
+    assert row["boxes_complete"] and not row["lesions_known"]

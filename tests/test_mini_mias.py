@@ -169,3 +169,12 @@ def test_a_film_of_another_size_is_told(tmp_path: Path) -> None:
 def test_a_form_of_too_many_pairs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at most 499 exams"):
         forms.write_form(tmp_path / "form", "mini_mias", forms.suited("mini_mias", 500, {"size": 64}))
+
+
+def test_a_film_says_which_lesions_it_lost(tmp_path: Path) -> None:
+    rows = (
+        "mdb001 G CIRC B 535 425 97\nmdb001 G SPIC B 1 2\nmdb002 G NORM\n"
+        "mdb003 G CIRC B 535 425 97\nmdb003 G CALC X 1 2 3\n"
+    )
+    found, _ = read(tree(tmp_path, rows), skip_bad=True)
+    assert [(record.unlisted, record.other_lesions) for record in found] == [(1, 0), (0, 0), (0, 1)]

@@ -2,19 +2,23 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from data._negatives import BREAST, PER_FILM, lesion_free, sizes
+from data._negatives import BREAST, PER_FILM, lesion_free, sizes, sources
 from data.cache import Prepared, prepare
 from data.errors import DataError
 from data.inputs import Inputs, Roi, Stream
+from data.record import Record
 from data.roi import window
-from data.samples import TrainingData, batches
+from data.samples import TrainingData, batches, side_samples
 
 ROI = Roi(strategy="box_scale", scale=1.5)
 STREAMS = (Stream("train", 8), Stream("negatives", 4, only="negative"))
@@ -129,3 +133,65 @@ def test_sizes_are_those_of_masses(prepared: Prepared) -> None:
     widths = [w for w, _ in sizes(prepared.table)]
     assert min(widths) == (table["x1"] - table["x0"]).min() and max(widths) == (table["x1"] - table["x0"]).max()
     assert sizes(prepared.table[prepared.table["kind"] == "none"]) == []
+
+
+def manifest(folder: Path, normal_on: str = "none", lost: bool = False) -> Path:
+    """Twelve films of a mass each; one film of `normal_on` is normal. Masses of the test side are larger."""
+    folder.mkdir()
+    lines = ["image,patient,laterality,view,finding,box,split"]
+    for number in range(12):
+        side = ("train", "train", "validation", "test")[number % 4]
+        grey = np.random.default_rng(number).integers(100, 255, (96, 96), dtype=np.uint8)
+        grey[:, 80:] = 0
+        Image.fromarray(grey).save(folder / f"{number}.png")
+        size = 30 if side == "test" else 10
+        normal = number < 4 and side == normal_on and number != 1
+        said = "normal," if normal else f"mass,5 5 {5 + size} {5 + size}"
+        lines.append(f"{number}.png,P{number},L,CC,{said},{side}")
+        if lost:
+            lines.append(f"{number}.png,P{number},L,CC,mass,9 9,{side}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def negatives_of(folder: Path, cache: Path, count: int = 12, **tree: Any) -> pd.DataFrame:
+    own = prepare("manifest", manifest(folder, **tree), None, cache, skip_bad=True)
+    split = own.split()
+    films = split.table.loc[split.table["side"] == "train", "record_id"].unique().tolist()
+    inputs = replace(INPUTS, negatives=count)
+    pixels = own.ensure_pixels(own.spec_of(inputs))
+    train = side_samples(
+        own.table, split, ["train"], pixels, own.spec_of(inputs), inputs, own.passport["record_attributes"]
+    )
+    return own._with_negatives(train, films, inputs, 1).table.query("kind == 'negative'")
+
+
+def test_the_test_side_decides_nothing(tmp_path: Path) -> None:
+    """Neither its normal films nor the sizes of its masses; and its films are not decoded."""
+    found = negatives_of(tmp_path / "a", tmp_path / "c", normal_on="test")
+    plain = negatives_of(tmp_path / "b", tmp_path / "d")
+    assert len(found) == 12 and found["finding_id"].tolist() == plain["finding_id"].tolist()
+    [index] = (tmp_path / "c").glob("*/pixels/*-*/rows.parquet")
+    assert pd.read_parquet(index)["record_id"].nunique() == 6  # the training films
+    assert ((found["wx1"] - found["wx0"]) <= 2 * 10).all()
+
+
+def test_normal_films_of_the_training_side_are_preferred(tmp_path: Path) -> None:
+    with pytest.warns(
+        UserWarning, match=r"4 lesion-free regions in the 6 training films of manifest, 12 are asked for"
+    ):
+        found = negatives_of(tmp_path / "a", tmp_path / "c", normal_on="train")
+    assert found["record_id"].nunique() == 1
+
+
+def test_films_that_lost_a_mass_give_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no lesion-free region in the 6 training films") as error:
+        negatives_of(tmp_path / "a", tmp_path / "c", lost=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("normal", [0, 1])
+def test_sources_know_every_lesion(normal: int) -> None:
+    columns = {"record_id": ["a", "b"], "counterfactual_of": "", "has_mass": 1 - normal, "lesions_known": [True, False]}
+    records = [Record("d", name, name, "L", "CC", image=None) for name in "ab"]  # type: ignore[arg-type]
+    assert [record.record_id for record in sources(records, pd.DataFrame(columns))] == ["a"]

@@ -12,7 +12,7 @@ from data import forms
 from data._look import NEAR, look_at, looks_inverted, near_duplicates
 from data.cache import Prepared, prepare
 from data.errors import LeakError
-from data.passport import summary
+from data.passport import summary, warnings
 from tests.cbis_tree import SOURCE
 from tests.cli import here
 
@@ -49,6 +49,9 @@ CHANGES: dict[str, Any] = {
     "half the size": lambda image: image.resize((image.width // 2, image.height // 2)),
     "another shape": lambda image: image.resize((200, 320)),
     "brighter": lambda image: image.point(lambda value: min(255, int(1.2 * value))),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    "inverted": lambda image: image.point(lambda value: 255 - value),
     "noise": lambda image: Image.fromarray(
         np.clip(np.asarray(image) + np.random.default_rng(0).normal(0, 6, image.size[::-1]), 0, 255).astype(np.uint8)
     ),
@@ -121,6 +124,28 @@ def test_counts_beside_the_published_ones(tmp_path: Path) -> None:
     assert found["published"]["train/masses"] == {"published": 1318, "here": found["tracks"]["malignancy"]["train"]["benign"]
                                                     + found["tracks"]["malignancy"]["train"]["malignant"]}  # fmt: skip
     assert any(sentence.startswith("fewer than published") for sentence in found["warnings"])
+
+
+def test_more_than_published_is_said(tmp_path: Path) -> None:
+    found = prepared(tmp_path, films_of())
+    document = found.passport | {"published": {"masses": {"published": 4, "here": 5}}}
+    assert warnings(document) == ["more than published: 5 of 4 masses; is something in twice?"]
+
+
+def test_a_copy_on_another_side_of_a_drawn_split_is_said(tmp_path: Path) -> None:
+    copies = [
+        (f"c{i}", "L", "", np.asarray(CHANGES["half the size"](Image.fromarray(grey(path)))))
+        for i, path in enumerate(FILMS)
+    ]
+    films = [(f"p{i}", "L", "", grey(path)) for i, path in enumerate(FILMS)]
+    fillers = [(f"f{i}", "L", "", np.roll(grey(FILMS[i % 5]), 60 + 17 * i, axis=i % 2)) for i in range(10)]
+    root = folder(tmp_path / "films", [*films, *copies, *fillers])
+    document = here("prepare", "manifest", "--data-root", root, "--out", tmp_path / "runs", "--json").document
+    said = [sentence for sentence in document["warnings"] if "two sides of this split" in sentence]
+    one = prepare("manifest", root, None, tmp_path / "cache")
+    sides = one.split().sides_of(one.table).tolist()
+    apart = sum(sides[i] != sides[i + 5] for i in range(5))
+    assert apart and said and int(said[0].split()[0]) >= apart
 
 
 def test_films_of_another_set_are_recognised(tmp_path: Path) -> None:

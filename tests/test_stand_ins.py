@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from data._stand_ins import Band, exchanged
 from data.cache import Prepared, prepare
+from data.errors import ConfigError
 from data.inputs import Inputs, Roi, Stream
 from data.samples import TrainingData
 from data.split import make_split
 from tests import toy_films  # noqa: F401 (registers the reader)
 
-INPUTS = Inputs((16, 16), "margin", (Stream("train", 6), Stream("fine", 2, only="fine")), Roi(strategy="box_scale", scale=1.6))
+INPUTS = Inputs(
+    (16, 16), "margin", (Stream("train", 6), Stream("fine", 2, only="fine")), Roi(strategy="box_scale", scale=1.6)
+)
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,20 @@ def test_a_placebo_exchanges_masks_on_the_training_side_alone(tmp_path: Path) ->
 def test_an_exchanged_mask_is_another_patients(films: list[int], seed: int) -> None:
     patients = [f"p{i}" for i, count in enumerate(films) for _ in range(count)]
     table = pd.DataFrame({"patient": patients, "has_mask": True, "has_fine": False})
+    if 2 * max(films) > len(table):
+        with pytest.raises(ConfigError, match="no other patient to go to"):
+            exchanged(table, seed)
+        return
     given_ = exchanged(table, seed)
     assert sorted(given_) == list(range(len(table)))
-    if 2 * max(films) <= len(table):
-        assert all(patients[i] != patients[j] for i, j in enumerate(given_))
+    assert all(patients[i] != patients[j] for i, j in enumerate(given_))
     assert np.array_equal(given_, exchanged(table, seed))
+
+
+def test_a_placebo_without_masks_is_refused() -> None:
+    table = pd.DataFrame({"patient": list("abc"), "has_mask": False, "has_fine": False})
+    with pytest.raises(ConfigError, match="no sample has a mask"):
+        exchanged(table, 0)
 
 
 def test_samples_without_masks_keep_none() -> None:

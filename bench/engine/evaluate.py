@@ -170,6 +170,13 @@ def _bytes(value: Tensor) -> np.ndarray:
     return (value[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
+def _input(method: Method, track: str) -> str:
+    """What the method saw of a test case; rows are ranked within equal input."""
+    if TRACKS[track].unit == "image":
+        return "whole image"
+    return "oracle ROI, jittered" if method.inputs().roi.jittered else "oracle ROI"
+
+
 def _meta(job: Job, method: Method, track: str, side: str) -> dict[str, Any]:
     spec = job.spec
     return {
@@ -186,7 +193,7 @@ def _meta(job: Job, method: Method, track: str, side: str) -> dict[str, Any]:
         "split_hash": spec.split_hash,
         "identity": spec.identity,
         "versions": spec.versions,
-        "input": "whole image" if TRACKS[spec.track].unit == "image" else "oracle ROI",
+        "input": _input(method, spec.track),
         "supervision": method.supervision,
         "variant_maps": {variant.name: variant.map for variant in method.variants() if variant.map is not None},
         "ledger_entry": job.ledger_entry,

@@ -35,7 +35,11 @@ CONTROLS = ("MB019", "MB020")  # rows that measure something about the benchmark
 GUESSING = 0.5  # of the AUROC that every track has as its primary metric
 FALL = 0.1  # more than a validation set's optimism explains
 _GRADES = {
-    "synthetic": ("MB006", "synthetic data", "the mammograms are generated; the ceiling row tells what could be reached"),
+    "synthetic": (
+        "MB006",
+        "synthetic data",
+        "the mammograms are generated; the ceiling row tells what could be reached",
+    ),
     "reduced": ("MB006", "reduced data", "the films are resampled or re-wrapped, not the set as distributed"),
     "proxy": ("MB006", "proxy masks", "masks are elliptic or derived, not drawn by a reader"),
     "band": ("MB006", "proxy fine annotation", "a band around the contour stood in for the fine annotation"),
