@@ -1,5 +1,6 @@
 """The job `list`: what there is, from the registries, as one document."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,6 +132,15 @@ def _metrics() -> list[dict[str, Any]]:
     ]
 
 
+def _values(kind: str) -> str:
+    """The words that a field may take; of others the type."""
+    return (
+        ", ".join(re.findall(r"'([^']*)'", kind))
+        if kind.startswith("Literal[")
+        else kind.replace(" | None", " or null")
+    )
+
+
 def show(console: Console, document: Mapping[str, Any], verbose: bool) -> None:
     """The document as tables; verbose adds every field of methods and data sets."""
     for kind, entries in document.items():
@@ -145,9 +155,10 @@ def show(console: Console, document: Mapping[str, Any], verbose: bool) -> None:
         console.print(table)
         for entry in entries if verbose else []:
             if entry.get("config"):
-                details = Table("field", "default", "kind", "what it is", title=f"{entry['name']}: settings")
+                details = Table("field", "default", "values", "kind", "what it is", title=f"{entry['name']}: settings")
                 for name, field in entry["config"].items():
-                    details.add_row(name, str(field["default"]), field["kind"], field["description"])
+                    row = (str(field["default"]), _values(field["type"]), field["kind"], field["description"])
+                    details.add_row(name, *row)
                 console.print(details)
             for what, title in (("columns", "columns of its CSV"), ("quirks", "quirks")):
                 if entry.get(what):

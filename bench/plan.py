@@ -13,7 +13,7 @@ from bench.home import Home
 from bench.prepare import Progress, prepare_data
 from bench.suite import Cell
 from data.cache import Prepared
-from data.errors import ConfigError
+from data.errors import ConfigError, DataError
 from data.split import Split
 from models.method import Method, MethodConfig, Task, not_applicable
 
@@ -226,7 +226,11 @@ def make_ready(
     config = configured(cell)
     card = data.reader(cell.dataset).CARD
     inputs = kind(config, Task.of(kind.card.tracks[cell.track], card.name, card.provides)).inputs()
-    prepared = prepare_data(home, cell.dataset, cell.options, root, inputs=inputs, progress=progress)
+    try:
+        prepared = prepare_data(home, cell.dataset, cell.options, root, inputs=inputs, progress=progress)
+    except DataError as error:  # these commands have no --skip-bad; what prepare left out stays left out for them
+        first = f"run `prepare {cell.dataset} --skip-bad` with the same data options first"
+        raise DataError(error.what, error.where, error.do.replace("pass --skip-bad to leave it out", first)) from error
     return Ready(home, cell, prepared, machine or Machine(), fold)
 
 

@@ -241,6 +241,8 @@ def _mask(pixels: Pixels | None, shape: tuple[int, ...]) -> np.ndarray | None:
         )
     if not mask.any():
         raise _BadPixelsError(Problem.of(pixels, "the mask is empty", "replace the mask"))
+    if mask.all():
+        raise _BadPixelsError(Problem.of(pixels, "the mask covers the whole film", "replace the mask"))
     return mask
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -13,6 +14,8 @@ from data.errors import ConfigError, MachineError
 
 VARIABLE = "MAMMOBENCH_CACHE_LIMIT"  # GB, 1 GB = 10^9 bytes
 _GONE = ".removed"
+_SET = re.compile(r"\w+-[0-9a-f]{16}(?P<unfinished>(\.part|\.removed)+)?")
+_PIXELS = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{12})?(?P<unfinished>(\.part|\.removed)+)?")
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,21 @@ def bytes_of(folder: Path) -> int:
 
 
 def _candidates(cache: Path, own: Path) -> Iterator[Path]:
-    """What may be removed, in that order."""
-    sets = [folder for folder in cache.iterdir() if folder.is_dir()]
+    """What may be removed, in that order: folders that were built here, and nothing else that lies in the cache."""
+    sets = [folder for folder in cache.iterdir() if _is_ours(folder, _SET)]
     inner = [one / "pixels" for one in sets if is_done(one)]  # an unfinished set is one thing, pixels and all
-    pixels = [folder for one in inner if one.is_dir() for folder in one.iterdir() if folder.is_dir()]
+    pixels = [folder for one in inner if one.is_dir() for folder in one.iterdir() if _is_ours(folder, _PIXELS)]
     kept = {own, *own.parents}
     unfinished = [folder for folder in (*sets, *pixels) if not is_done(folder)]
     for folder in (*sorted(unfinished, key=_last_use), *by_last_use(pixels), *by_last_use(sets)):
         if folder not in kept and folder.exists():
             yield folder
+
+
+def _is_ours(folder: Path, form: re.Pattern[str]) -> bool:
+    """Whether a build made it: by its name, and by its marker where it bears the name of a finished one."""
+    found = form.fullmatch(folder.name)
+    return found is not None and folder.is_dir() and (bool(found["unfinished"]) or is_done(folder))
 
 
 def by_last_use(folders: Iterable[Path]) -> list[Path]:

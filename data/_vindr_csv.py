@@ -3,12 +3,12 @@
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data._csv import Refusal, read_cells
-from data.errors import LeakError
+from data.errors import DataError, LeakError
 from data.record import Box, Report
 
 FINDINGS, BREASTS = "finding_annotations.csv", "breast-level_annotations.csv"
@@ -72,16 +72,16 @@ def read_films(findings: Path, breasts: Path, report: Report) -> list[Film]:
     """The films that both CSVs name, in the order of finding_annotations.csv; rows that cannot be used are problems.
 
     A film is given with all its rows or not at all, since one that lost a mass is not known to be normal. Raises
-    DataError where a CSV cannot be read as a whole, LeakError for a study on both sides.
+    DataError where a CSV cannot be read as a whole or has a ragged row, LeakError for a study on both sides.
     """
     refused: set[str] = set()  # films with a row that cannot be used
     stated = _breast_rows(breasts, report, refused)
     films: dict[str, list[tuple[Film, Marked | None]]] = {}
-    for number, cells in read_cells(findings, FINDINGS, {name: (name,) for name in (*OF_FILM, *OF_FINDING)}):
+    for number, cells in _whole_rows(findings, FINDINGS, (*OF_FILM, *OF_FINDING)):
         try:
             row = _row(number, cells)
             film, marked = row
-            _agree(film.image, cells or {}, stated, refused)
+            _agree(film.image, cells, stated, refused)
             _fits(films.get(film.image, []), film, marked)
         except Refusal as refusal:
             _refuse(FINDINGS, number, cells, refusal, report, refused)
@@ -101,10 +101,20 @@ def read_films(findings: Path, breasts: Path, report: Report) -> list[Film]:
     return found
 
 
+def _whole_rows(path: Path, file: str, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV. Raises DataError for a ragged one, whatever is to be skipped: its values may have moved, so the
+    film that would lose a finding, or look normal, cannot be told."""
+    for number, cells in read_cells(path, file, {name: (name,) for name in columns}):
+        if cells is None:
+            what = "more or fewer values than the header has columns, so its film cannot be told"
+            raise DataError(what, f"{file}, row {number}", "mend the row, or download the CSV again")
+        yield number, cells
+
+
 def _breast_rows(path: Path, report: Report, refused: set[str]) -> dict[str, tuple[int, Mapping[str, str]]]:
     """Image -> its row in breast-level_annotations.csv."""
     stated: dict[str, tuple[int, Mapping[str, str]]] = {}
-    for number, cells in read_cells(path, BREASTS, {name: (name,) for name in OF_FILM}):
+    for number, cells in _whole_rows(path, BREASTS, OF_FILM):
         try:
             film = _film(number, cells)
             if film.image in stated:
@@ -113,21 +123,18 @@ def _breast_rows(path: Path, report: Report, refused: set[str]) -> dict[str, tup
         except Refusal as refusal:
             _refuse(BREASTS, number, cells, refusal, report, refused)
         else:
-            stated[film.image] = number, cells or {}
+            stated[film.image] = number, cells
     return stated
 
 
-def _refuse(
-    file: str, number: int, cells: dict[str, str] | None, refusal: Refusal, report: Report, refused: set[str]
-) -> None:
+def _refuse(file: str, number: int, cells: dict[str, str], refusal: Refusal, report: Report, refused: set[str]) -> None:
     report.problem(file, number, refusal.message, refusal.do, refusal.reason)
-    refused.add((cells or {}).get("image_id", ""))
+    refused.add(cells["image_id"])
 
 
-def _row(number: int, cells: dict[str, str] | None) -> tuple[Film, Marked | None]:
+def _row(number: int, cells: dict[str, str]) -> tuple[Film, Marked | None]:
     """The film of a row and its finding, None where the row says No Finding. Raises Refusal."""
     film = _film(number, cells)
-    cells = cells or {}
     categories = _categories(cells["finding_categories"])
     given = [name for name in BOX if cells[name]]
     if categories == (NO_FINDING,):
@@ -142,10 +149,8 @@ def _row(number: int, cells: dict[str, str] | None) -> tuple[Film, Marked | None
     return film, Marked(number, categories, assessment, _box(cells, film))
 
 
-def _film(number: int, cells: dict[str, str] | None) -> Film:
+def _film(number: int, cells: dict[str, str]) -> Film:
     """What a row of either CSV says of its film. Raises Refusal."""
-    if cells is None:
-        raise Refusal("more or fewer values than the header has columns", UNREADABLE, "mend the row")
     for name in IDS:
         if not cells[name]:
             raise Refusal(f"{name} is empty", UNREADABLE, "mend the row")

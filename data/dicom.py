@@ -188,7 +188,8 @@ class _FilePixels:
             shape = " x ".join(map(str, pixels.shape))
             raise DataError(f"not a single grey image, but {shape} values", self.where, "leave it out or convert it")
         if not self.mask:
-            return np.ascontiguousarray(pixels, dtype=np.float32)
+            with np.errstate(over="ignore"):  # infinite values are refused where films are checked
+                return np.ascontiguousarray(pixels, dtype=np.float32)
         low, high = float(pixels.min()), float(pixels.max())
         lesion = pixels > (low + high) / 2 if high > low else pixels != 0
         if not lesion.any():

@@ -17,7 +17,7 @@ from pydantic import Field
 from data import _polygon
 from data._csv import Refusal, read_cells
 from data._polygon import Outline
-from data._walk import walk
+from data._walk import find_table, walk
 from data.dicom import DicomFile
 from data.errors import DataError
 from data.record import DataCard, Finding, Record, Report, public_id
@@ -106,9 +106,7 @@ def records(root: Path | None, options: Options, report: Report) -> Iterator[Rec
     if root is None or not root.is_dir():
         raise DataError("no folder with INbreast", "--data-root", FETCH)
     paths = list(walk(root))
-    table = next((path for path in paths if path.rsplit("/", 1)[-1].lower() == TABLE), None)
-    if table is None:
-        raise DataError("CSV is missing", "INbreast.csv", FETCH)
+    table = find_table(root, paths, TABLE, FETCH)
     films = _by_number(path for path in paths if path.lower().endswith(".dcm"))
     # PectoralMuscle holds .xml files of the same films, too
     rois = _by_number(path for path in paths if PurePosixPath(path.lower()).match("allxml/*.xml"))

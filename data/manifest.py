@@ -13,7 +13,7 @@ from pydantic import Field
 
 from data._csv import Refusal, read_cells
 from data.dicom import DicomFile, ImageFile
-from data.errors import ConfigError
+from data.errors import ConfigError, LeakError
 from data.record import Box, DataCard, Finding, Record, Report, public_id
 from data.record import Options as BaseOptions
 from data.tracks import MARGINS
@@ -81,12 +81,18 @@ def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
             row = _checked(root, cells)
             if (first := films.get(row["image"], [(number, row)])[0][1]) is not row:
                 _same_film(first, row)
+                _another_lesion(films[row["image"]], row)
         except Refusal as refusal:
             report.problem(options.file, number, str(refusal), refusal.do, refusal.reason)
             if cells is not None:
-                lost[cells["image"], cells.get("finding", "").lower() in ("", "mass", "normal")] += 1
+                lost[
+                    PurePosixPath(cells["image"]).as_posix(), cells.get("finding", "").lower() in ("", "mass", "normal")
+                ] += 1
             continue
         films.setdefault(row["image"], []).append((number, row))
+        _count_others(row, report)
+    if options.patient_scope == "global":
+        _refuse_two_sides(options.file, films)
     for image, rows in films.items():
         record = _record(root, options.file, image, rows)
         yield replace(record, unlisted=lost[image, True], other_lesions=lost[image, False])
@@ -108,6 +114,7 @@ def _checked(root: Path, cells: dict[str, str] | None) -> dict[str, str]:
     for key in ("image", "mask", "fine_mask"):
         if row[key]:
             _inside(root, key, row[key])
+            row[key] = PurePosixPath(row[key]).as_posix()  # ./a.png and a.png are one film
     if row["finding"] == "normal" and (
         said := [key for key in ("lesion", "margin", "pathology", "mask", "box") if row[key]]
     ):
@@ -154,6 +161,39 @@ def _assessment(text: str) -> float | None:
     if text not in ("", *"0123456"):
         raise Refusal(f"assessment is {text[:40]!r}, known are 0 to 6", "label outside the known set", MEND)
     return float(text) if text else None
+
+
+def _refuse_two_sides(file: str, films: Mapping[str, list[tuple[int, dict[str, str]]]]) -> None:
+    """Raises LeakError for a patient whose films are on two sides of the CSV's own split."""
+    seen: dict[str, tuple[int, str]] = {}
+    for rows in films.values():
+        number, row = rows[0]
+        first, side = seen.setdefault(row["patient"], (number, row["split"]))
+        if side != row["split"]:
+            what = f"a patient is on two sides, {side or 'none'} and {row['split'] or 'none'}"
+            where = f"{file}, rows {min(first, number)} and {max(first, number)}, column split"
+            raise LeakError(what, where, "put all films of a patient on one side")
+
+
+def _another_lesion(earlier: list[tuple[int, dict[str, str]]], row: Mapping[str, str]) -> None:
+    """Raises Refusal for a row that gives a lesion of the film once more, whatever it says of it."""
+    place = (row["mask"], _box(row["box"]))
+    for number, other in earlier:
+        same = any(place) and place == (other["mask"], _box(other["box"]))
+        if same or all(row[key] == other[key] for key in COLUMNS):
+            raise Refusal(
+                f"the same lesion of the same film as row {number}",
+                "row that repeats another",
+                "delete one of the rows",
+            )
+
+
+def _count_others(row: Mapping[str, str], report: Report) -> None:
+    """Words that are kept and are no label, so that a misspelt one is seen."""
+    if row["margin"] and row["margin"] not in MARGINS:
+        report.leave_out(f"not in track margin: {row['margin'][:40]}")
+    if row["finding"] not in ("", "mass", "normal"):
+        report.leave_out(f"neither mass nor normal: {row['finding'][:40]}")
 
 
 def _same_film(first: Mapping[str, str], row: Mapping[str, str]) -> None:

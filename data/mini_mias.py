@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data._walk import find_table, walk
 from data.dicom import ImageFile
 from data.errors import DataError
 from data.record import DataCard, Finding, Options, Record, Report, public_id
@@ -41,6 +42,8 @@ MARGIN = {"CIRC": "circumscribed", "MISC": "indistinct", "SPIC": "spiculated"}
 OTHER = {"CALC": "calcification", "ARCH": "architectural distortion", "ASYM": "asymmetry"}
 NORMAL = "NORM"
 TISSUE = {"F": "fatty", "G": "fatty-glandular", "D": "dense-glandular"}
+TABLE, FETCH = "info.txt", "give the folder of the unpacked all-mias.tar.gz"
+NUMBER = re.compile(r"[0-9]{1,4}")  # no longer, so that every one can be reckoned with
 FILM = re.compile(r"mdb(\d{3})\b", re.IGNORECASE)
 RULE = re.compile(r"\s*=+\s*")  # encloses the table
 DO = "restore it from the collection"
@@ -84,48 +87,50 @@ class _Row:
 
 
 def records(root: Path, options: Options, report: Report) -> Iterator[Record]:
-    """One record per film, in the order of Info.txt. Raises DataError where Info.txt is missing or names no film."""
-    table = _find_table(root)
+    """One record per film, in the order of Info.txt.
+
+    Raises DataError where Info.txt is missing, names no film, or lies there twice and differs.
+    """
+    paths = list(walk(root))
+    table = _find_table(root, paths)
     films: dict[str, list[_Row]] = {}
     lost: Counter[tuple[str, bool]] = Counter()  # refused lines, by film and whether they are of a mass
     for row in _rows(table, root, report, lost):
         films.setdefault(row.film, []).append(row)
     if not films:
-        raise DataError("no line begins with a film's number (mdb001 ...)", _name(table, root), DO)
-    for film in [film for film, rows in films.items() if not _agree(rows)]:
-        what = f"the lines of film {film} disagree: its tissue, or normal and not normal"
-        report.problem(_name(table, root), films.pop(film)[1].line, what, DO, "lines of a film that disagree")
-    paths = {path.stem.lower(): path for path in sorted(root.rglob("*")) if path.suffix.lower() == ".pgm"}
+        raise DataError("no line begins with a film's number (mdb001 ...)", table, DO)
+    images: dict[str, list[str]] = {}
+    for path in paths:
+        if path.lower().endswith(".pgm"):
+            images.setdefault(PurePosixPath(path).stem.lower(), []).append(path)
     for film, rows in films.items():
-        if film not in paths:
-            what = f"film {film}.pgm is not there"
-            report.problem(_name(table, root), rows[0].line, what, "add the film", "film not on disk")
+        if (trouble := _contradiction(film, rows) or _no_image(root, film, rows, images.get(film, []))) is not None:
+            report.problem(table, *trouble)
             continue
-        record = _record(film, rows, ImageFile(root, paths[film].relative_to(root).as_posix()), _name(table, root))
+        record = _record(film, rows, ImageFile(root, images[film][0]), table)
         yield replace(record, unlisted=lost[film, True], other_lesions=lost[film, False])
 
 
-def _find_table(root: Path) -> Path:
-    found = sorted(path for path in root.rglob("*") if path.name.lower() == "info.txt" and path.is_file())
-    if not found:
-        raise DataError("no file Info.txt", str(root), "give the folder of the unpacked all-mias.tar.gz")
-    return found[0]
+def _find_table(root: Path, paths: list[str]) -> str:
+    """Info.txt, relative to the root; copies of it must agree. Raises DataError."""
+    if not any(PurePosixPath(path).name.lower() == TABLE for path in paths):
+        raise DataError("no file Info.txt", str(root), FETCH)
+    return find_table(root, paths, TABLE, FETCH)
 
 
-def _rows(table: Path, root: Path, report: Report, lost: Counter[tuple[str, bool]]) -> Iterator[_Row]:
+def _rows(table: str, root: Path, report: Report, lost: Counter[tuple[str, bool]]) -> Iterator[_Row]:
     """Lines of the table; those that do not have its form are problems, by line, and are added to `lost`."""
-    name = _name(table, root)
-    lines = table.read_text(encoding="ascii", errors="replace").splitlines()
+    lines = (root / table).read_text(encoding="ascii", errors="replace").splitlines()
     for number in _table_lines(lines):
         line = lines[number - 1]
         found = FILM.match(line)
         if found is None:
-            report.problem(name, number, "no film's number (mdb001 ...)", "correct the line", "line of another form")
+            report.problem(table, number, "no film's number (mdb001 ...)", "correct the line", "line of another form")
             continue
         film, fields = f"mdb{found[1]}", line.split()
         row = _parse(number, fields, film)
         if isinstance(row, str):
-            report.problem(name, number, row, "correct the line", "line of another form")
+            report.problem(table, number, row, "correct the line", "line of another form")
             lost[film, fields[2:3] == [] or fields[2] not in OTHER] += 1
         else:
             yield row
@@ -143,9 +148,35 @@ def _table_lines(lines: list[str]) -> list[int]:
     return [number for number in inside if lines[number - 1].strip() and not RULE.fullmatch(lines[number - 1])]
 
 
-def _agree(rows: list[_Row]) -> bool:
-    """A film has one tissue, and is normal in one line alone."""
-    return len({row.tissue for row in rows}) == 1 and (len(rows) == 1 or all(row.kind != NORMAL for row in rows))
+def _contradiction(film: str, rows: list[_Row]) -> tuple[int, str, str, str] | None:
+    """What is wrong between a film's lines, as line, message, do and reason: it has one tissue, is normal in one line alone,
+    and each finding stands once."""
+    if len({row.tissue for row in rows}) > 1 or (len(rows) > 1 and any(row.kind == NORMAL for row in rows)):
+        what = f"the lines of film {film} disagree: its tissue, or normal and not normal"
+        return rows[1].line, what, DO, "lines of a film that disagree"
+    first: dict[_Row, int] = {}
+    for row in rows:
+        if (line := first.setdefault(replace(row, line=0), row.line)) != row.line:
+            what = f"film {film} has the same finding in line {line}"
+            return row.line, what, DO, "line of a film that is there twice"
+    return None
+
+
+def _no_image(root: Path, film: str, rows: list[_Row], paths: list[str]) -> tuple[int, str, str, str] | None:
+    """Why a film has no image, as line, message, do and reason; copies of one image are one."""
+    if not paths:
+        return rows[0].line, f"film {film}.pgm is not there", "add the film", "film not on disk"
+    if len(paths) > 1 and not all(_same(root / paths[0], root / path) for path in paths[1:]):
+        what = f"several files of one film differ: {', '.join(paths[:2])}"
+        return rows[0].line, what, "leave one", "several files of one film"
+    return None
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.read_bytes() == other.read_bytes()
+    except OSError:  # one that cannot be read is not known to agree
+        return False
 
 
 def _parse(number: int, fields: list[str], film: str) -> _Row | str:
@@ -153,21 +184,22 @@ def _parse(number: int, fields: list[str], film: str) -> _Row | str:
     if len(fields) < 3:
         return "film, background tissue and class were expected"
     if fields[1] not in TISSUE:
-        return f"background tissue {fields[1]!r} is none of {', '.join(TISSUE)}"
+        return f"background tissue {fields[1][:40]!r} is none of {', '.join(TISSUE)}"
     tissue, kind, rest = fields[1], fields[2], fields[3:]
     if kind == NORMAL:
         return _Row(number, film, tissue, kind, None, None)
     if kind not in MARGIN and kind not in OTHER:
-        return f"class {kind!r} is none of {', '.join((*MARGIN, *OTHER, NORMAL))}"
+        return f"class {kind[:40]!r} is none of {', '.join((*MARGIN, *OTHER, NORMAL))}"
     if not rest or rest[0] not in ("B", "M"):
-        return f"severity {rest[0] if rest else ''!r} is neither B nor M"
+        return f"severity {rest[0][:40] if rest else ''!r} is neither B nor M"
     places = rest[1:]
-    if len(places) == 3 and all(place.isdigit() for place in places):
+    if len(places) == 3 and all(NUMBER.fullmatch(place) for place in places):
         x, y, radius = (int(place) for place in places)
-        return _Row(number, film, tissue, kind, rest[0] == "M", (x, y, radius))
+        if x <= SIDE and y <= SIDE and 1 <= radius <= SIDE:
+            return _Row(number, film, tissue, kind, rest[0] == "M", (x, y, radius))
     if not places or places[0].startswith("*"):
         return _Row(number, film, tissue, kind, rest[0] == "M", None)
-    return f"x, y and radius were expected, not {' '.join(places)!r}"
+    return f"x, y and radius were expected, x and y of 0 to {SIDE} and a radius of 1 to {SIDE}, not {' '.join(places)[:40]!r}"
 
 
 def _record(film: str, rows: list[_Row], image: ImageFile, table: str) -> Record:
@@ -197,7 +229,3 @@ def _finding(film: str, position: int, row: _Row, table: str) -> Finding:
         malignant=row.malignant,
         mask=Circle(*row.circle, (table, row.line)) if row.circle is not None else None,
     )
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()

@@ -43,6 +43,7 @@ def passport(
         "tracks": _table.counts(table, table["official_split"]),
         "left_out": [{"reason": reason, "count": count} for reason, count in sorted(report.left_out.items())],
         "masks_shared": masks_shared(table),
+        "masks_over_half": int((own["has_mask"] & (2 * own["area_px"] > own["height"] * own["width"])).sum()),
         "boxes_clipped": sum(found.box_clipped for fact in facts for found in fact.findings),
         "pixels": looks(own, decoded),
         "record_attributes": sorted({f"attr_{name}" for record in records for name in record.attributes}),
@@ -207,6 +208,8 @@ def warnings(document: dict[str, Any]) -> list[str]:
         said.append(
             f"{_many(shared, 'mask')} of lesions of more than one patient, pixel by pixel: is a patient in twice?"
         )
+    if huge := document["masks_over_half"]:
+        said.append(f"{_many(huge, 'mask')} over more than half of the film: is lesion and background exchanged?")
     near = pixels["near_duplicates"]
     if near["two_patients"]:
         on_sides = f", {near['two_sides']} of them on two official sides" if near["two_sides"] else ""

@@ -160,9 +160,8 @@ def _part(table: pd.DataFrame, parts: int, seed: int, number: int) -> np.ndarray
     """
     strata_of = strata(table).groupby(table["patient"]).first().sort_index()
     if len(strata_of) < parts:
-        raise DataError(
-            f"{len(strata_of)} patients cannot be divided into {parts} parts", "split", "use more data, or other sides"
-        )
+        what = f"{len(strata_of)} patients cannot be divided into {parts} parts, one of which tests or validates"
+        raise DataError(what, "split", "use more data, or films with train, validation and test sides of their own")
     folds = StratifiedKFold(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # a stratum of fewer patients than parts cannot be on every side: expected
         warnings.simplefilter("ignore", UserWarning)

@@ -163,6 +163,17 @@ def test_a_csv_that_is_none_is_told(content: str, said: str, tmp_path: Path) -> 
         read(tmp_path)
 
 
+def test_copies_of_the_table_agree(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    (root / "copy").mkdir()
+    copy = root / "copy" / "INbreast.csv"
+    copy.write_bytes((root / "INbreast.csv").read_bytes())
+    assert len(read(root)[0]) == 5
+    copy.write_bytes(copy.read_bytes().replace(b";4a", b";3"))
+    with pytest.raises(DataError, match="2 files of this name differ"):
+        read(root, skip_bad=True)
+
+
 def test_folders_that_are_not_there_are_told(tmp_path: Path) -> None:
     root = tree(tmp_path / "own")
     for path in (root / "AllXML").iterdir():

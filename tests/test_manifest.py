@@ -12,6 +12,7 @@ from data.errors import ConfigError, DataError, LeakError
 from data.manifest import COLUMNS, NEEDED, Options, records
 from data.record import Record, Report
 from docs import make_manifest_table
+from tests.cli import here
 
 HEADER = (
     "image,patient,laterality,view,finding,lesion,margin,pathology,mask,fine_mask,box,density,assessment,grade,split"
@@ -121,7 +122,7 @@ def test_a_patient_on_two_sides_is_refused(tmp_path: Path) -> None:
         for n, s in (("a", "train"), ("b", "train"), ("c", "test"))
     ]
     root = tree(tmp_path / "own", *own, "d.png,Pa,L,MLO,,,,benign,,,1 1 30 30,,,,test")
-    with pytest.raises(LeakError, match="two official sides"):
+    with pytest.raises(LeakError, match="on two sides, train and test"):
         prepare("manifest", root, None, tmp_path / "cache").split()
 
 
@@ -185,3 +186,49 @@ def test_a_lost_lesion_of_another_kind_leaves_the_masses_complete(tmp_path: Path
     root = tree(tmp_path / "own", *(row + ",,,," for row in rows))
     row = prepare("manifest", root, None, tmp_path / "cache", skip_bad=True).table.iloc[0]
     assert row["boxes_complete"] and not row["lesions_known"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ((ROWS[0], ROWS[0]), "the same lesion of the same film as row 1"),
+        ((ROWS[0], ROWS[0].replace("malignant", "benign")), "the same lesion of the same film as row 1"),
+        ((ROWS[0], ROWS[0].replace("a.png", "./a.png", 1)), "the same lesion of the same film as row 1"),
+        (
+            (
+                ROWS[1],
+                ROWS[1].replace("10 20 40 60", "10,20,40,60").replace("60,b", '60",b').replace("10,20", '"10,20'),
+            ),
+            "as row 1",
+        ),
+    ],
+)
+def test_a_lesion_that_is_given_twice_is_refused(tmp_path: Path, rows: tuple[str, ...], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read(tree(tmp_path, *rows))
+
+
+def test_words_that_are_no_label_are_counted(tmp_path: Path) -> None:
+    _, report = read(tree(tmp_path))
+    assert report.left_out == {"not in track margin: lobulated": 1, "neither mass nor normal: calcification": 1}
+
+
+def test_a_mask_of_the_whole_film_is_no_lesion(tmp_path: Path) -> None:
+    root = tree(tmp_path, ROWS[0])
+    Image.new("L", (64, 80), 255).save(root / "a_mask.png")
+    with pytest.raises(DataError, match="covers the whole film"):
+        prepare("manifest", root, None, tmp_path / "cache")
+    inverted = np.full((80, 64), 255, np.uint8)
+    inverted[30:50, 10:30] = 0
+    Image.fromarray(inverted).save(root / "a_mask.png")
+    said = prepare("manifest", root, None, tmp_path / "cache").passport["warnings"]
+    assert said[0].startswith("1 mask over more than half of the film")
+
+
+def test_training_on_bad_rows_says_which_command_leaves_them_out(tmp_path: Path) -> None:
+    root = tree(tmp_path / "films", ROWS[1].replace("Malignant", "perhaps"), ROWS[2])
+    said = here(
+        "train", "vgg16", "manifest", "--track", "malignancy", "--data-root", root, "--out", tmp_path / "runs",
+        "--set", "budget.weights=none",
+    ).error  # fmt: skip
+    assert "pathology is 'perhaps'" in said and "run `prepare manifest --skip-bad` with the same data options" in said

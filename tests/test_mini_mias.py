@@ -86,6 +86,13 @@ MISTAKES = {
     "no severity": ("mdb001 G CIRC", "severity ''"),
     "two numbers": ("mdb001 G CIRC B 535 425", "x, y and radius"),
     "not a number": ("mdb001 G CIRC B 535 425 r", "x, y and radius"),
+    "30 digits": (f"mdb001 G CIRC B {'9' * 30} 425 97", "x, y and radius"),
+    "5000 digits": (f"mdb001 G CIRC B 535 {'9' * 5000} 97", "x, y and radius"),
+    "huge circle": ("mdb001 G CIRC B 535 425 999999999999", "x, y and radius"),
+    "circle beyond the film": ("mdb001 G CIRC B 535 425 1025", "a radius of 1 to 1024"),
+    "no radius": ("mdb001 G CIRC B 535 425 0", "a radius of 1 to 1024"),
+    "x beside the film": ("mdb001 G CIRC B 1025 425 97", "x and y of 0 to 1024"),
+    "y above the film": ("mdb001 G CIRC B 535 1025 97", "x and y of 0 to 1024"),
     "cut off": ("mdb001 G", "film, background tissue and class"),
 }
 
@@ -96,7 +103,7 @@ def test_a_line_of_another_form_is_named(mistake: str, tmp_path: Path) -> None:
     root = tree(tmp_path, line + "\nmdb002 G NORM\n")
     with pytest.raises(DataError, match=rf"{said}.*Info\.txt, row 6") as error:
         read(root)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
     found, report = read(root, skip_bad=True)
     assert len(found) == 1 and report.left_out == {"line of another form": 1}
 
@@ -108,6 +115,33 @@ def test_lines_of_a_film_agree(tmp_path: Path, second: str) -> None:
         read(root)
     found, report = read(root, skip_bad=True)
     assert [record.has_mass for record in found] == [False] and report.left_out == {"lines of a film that disagree": 1}
+
+
+@pytest.mark.parametrize("line", ["mdb001 G CIRC B 535 425 97", "mdb001 G CALC B *NOTE 3*"])
+def test_a_line_that_is_there_twice_is_told(tmp_path: Path, line: str) -> None:
+    root = tree(tmp_path, f"{line}\nmdb001 G SPIC M 1 2 3\n{line} \nmdb002 G NORM \n")
+    with pytest.raises(DataError, match=r"mdb001 has the same finding in line 6 \(all-mias/Info\.txt, row 8"):
+        read(root)
+    found, report = read(root, skip_bad=True)
+    assert len(found) == 1 and report.left_out == {"line of a film that is there twice": 1}
+
+
+def test_copies_of_a_table_or_film_agree(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    copy = root / "copy"
+    copy.mkdir()
+    for name in ("Info.txt", "mdb001.pgm"):
+        (copy / name).write_bytes((root / "all-mias" / name).read_bytes())
+    assert len(read(root)[0]) == 6
+    Image.new("L", (SIDE, SIDE), 7).save(copy / "mdb001.pgm")
+    with pytest.raises(DataError, match=r"several files of one film differ: all-mias/mdb001\.pgm, copy/mdb001\.pgm"):
+        read(root)
+    found, report = read(root, skip_bad=True)
+    assert len(found) == 5 and report.left_out == {"several files of one film": 1}
+    (copy / "Info.txt").write_text(HEAD + "mdb001 G NORM\n")
+    for skip_bad in (False, True):
+        with pytest.raises(DataError, match="2 files of this name differ"):
+            read(root, skip_bad=skip_bad)
 
 
 @pytest.mark.parametrize("size", [64, 96])

@@ -517,3 +517,17 @@ def test_a_node_that_sees_other_files_is_named(tmp_path: Path, local_ray: object
 class OfThisProcess(toy_films.Block):
     def fingerprint(self) -> str:
         return str(os.getpid())
+
+
+def test_what_else_lies_in_the_cache_is_never_removed(tmp_path: Path) -> None:
+    """A folder of somebody else's, whatever its name, and a data root below the cache."""
+    cache = tmp_path / "cache"
+    kept = [cache / name for name in ("my_thesis", "manifest-data", "notes-0123456789abcdef", "toy_films-old")]
+    for folder in kept:
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(bytes(50_000))
+    half_done = cache / "toy_films-0123456789abcdef.part"
+    half_done.mkdir()
+    (half_done / "image.npy").write_bytes(bytes(50_000))
+    Room(1e-6).keep(toy(cache).folder)
+    assert all((folder / "file").is_file() for folder in kept) and not half_done.exists()

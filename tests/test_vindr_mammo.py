@@ -379,7 +379,6 @@ WRONG = {
     "box beside the film": (D1, "['Mass'],BI-RADS 3,-9.0,1.0,0.0,57.0", r"lies outside of the film \(60 x 80\)"),
     "box below the film": (D1, "['Mass'],BI-RADS 3,8.0,80.0,20.0,87.0", r"lies outside of the film \(60 x 80\)"),
     "grade of a finding": ("['Mass'],BI-RADS 3,8", "['Mass'],BI-RADS 9,8", "finding_birads is 'BI-RADS 9', known are"),
-    "ragged": (D1, D1 + ",", "more or fewer values than the header has columns"),
 }  # fmt: skip
 # likewise, in row 18 of breast-level_annotations.csv too where the value stands in both
 OF_BOTH = {
@@ -490,6 +489,17 @@ def test_a_film_with_one_wrong_row_is_not_given_with_the_others(tmp_path: Path) 
         "label outside the known set": 1,
         "row of a film with another row that cannot be used": 1,
     }
+
+
+@pytest.mark.parametrize(("table", "row"), [(FINDINGS, 4), (FINDINGS, 16), (BREASTS, 14)])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_ragged_row_refuses_its_table(table: str, row: int, skip_bad: bool, tmp_path: Path) -> None:
+    """Which film it is of cannot be told: film a 2 of row 4 would be given with one of its two findings."""
+    lines = tables()
+    for ragged in (lines[table][row] + ",", lines[table][row].partition(",")[2]):
+        root = tree(tmp_path, lines | {table: [*lines[table][:row], ragged, *lines[table][row + 1 :]]})
+        with pytest.raises(DataError, match=rf"its film cannot be told \({table}, row {row}\)"):
+            read(root, selection="all", skip_bad=skip_bad)
 
 
 def test_a_study_on_both_sides_is_refused(tmp_path: Path) -> None:
