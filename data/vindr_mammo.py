@@ -5,7 +5,7 @@ mammography", Scientific Data 10, 277. There is no pathology: BI-RADS is a readi
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -51,6 +51,10 @@ class Options(BaseOptions):
     normals: Literal["per_image", "per_row"] = Field(
         default="per_image",
         description="balanced: one normal film for each film with a mass, or for each row that names Mass",
+    )
+    samples: Literal["per_image", "per_row"] = Field(
+        default="per_image",
+        description="per_row: a film with several masses is a sample for each of them, with that box alone, as in paper 004",
     )
     normal_birads: Literal["any", "1-2"] = Field(
         default="any",
@@ -157,7 +161,7 @@ def _records(
             report.problem(FINDINGS, film.number, refusal.message, refusal.do, refusal.reason)
             continue
         label = label_of(film, options)
-        yield Record(
+        record = Record(
             dataset=CARD.name,
             record_id=public_id(CARD.name, "film", film.image),
             patient_id=film.study,
@@ -170,6 +174,15 @@ def _records(
             official_split=film.split,
             attributes={"density": film.density, "breast_birads": film.birads},
         )
+        yield from _per_mass(record) if options.samples == "per_row" and label.masses > 1 else (record,)
+
+
+def _per_mass(record: Record) -> Iterator[Record]:
+    """The film once for each of its masses, with that mass alone: as the rows of paper 004's code."""
+    masses = [finding for finding in record.findings if finding.kind == "mass"]
+    for place, mass in enumerate(masses):
+        own = public_id(CARD.name, "row", record.record_id, mass.finding_id)
+        yield replace(record, record_id=record.record_id if place == 0 else own, findings=(mass,))
 
 
 def _path(film: Film, paths: list[str]) -> str:

@@ -40,6 +40,20 @@ def test_all_quirks_at_once(tmp_path: Path, name: str) -> None:
     assert prepared.passport["patients"] > 0
 
 
+@pytest.mark.parametrize("protocol", ["holdout", "kfold5"])
+@pytest.mark.parametrize("name", forms.names())
+def test_no_patient_and_no_image_is_on_two_sides(tmp_path: Path, name: str, protocol: str) -> None:
+    document = written(tmp_path / "form", name, exams=32)
+    prepared = prepare(document["dataset"], tmp_path / "form", None, tmp_path / "cache")
+    for fold in range(5 if protocol == "kfold5" else 1):
+        split = prepared.split(protocol, 0, fold)
+        table = prepared.table.assign(side=split.sides_of(prepared.table))
+        assert set(table["side"]) == {"train", "validation", "test"}
+        for column in ("patient", "image_hash", "pixel_hash", "lesion_id"):
+            rows = table[table[column] != ""]
+            assert rows.groupby(column)["side"].nunique().max() == 1, column
+
+
 @pytest.mark.parametrize("name", forms.names())
 def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
     trees = []

@@ -115,6 +115,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_when_the_parent_is_killed_its_processes_end_and_the_next_goes_on(tmp_path: Path) -> None:
     log, script = tmp_path / "log", tmp_path / "script.py"
     script.write_text(GATED)
@@ -340,6 +341,7 @@ def test_pixels_that_were_removed_are_cut_again(tmp_path: Path) -> None:
     assert len(again.training(again.split(), INPUTS).train) > 20
 
 
+@pytest.mark.long
 def test_what_another_process_uses_stays(tmp_path: Path) -> None:
     used_by_other, free = toy(tmp_path, patients=10), toy(tmp_path, patients=11)
     kept, gone = used_by_other.folder, free.folder

@@ -297,6 +297,23 @@ def test_whole_tables_give_the_counts_of_the_paper(tmp_path: Path) -> None:
     assert len(draw_normals(labels, "per_image", 0)) == len(masses)
 
 
+def test_a_film_for_each_row_as_in_the_paper(tmp_path: Path) -> None:
+    root = tmp_path / "form"
+    forms.write_form(root, "vindr_mammo", forms.suited("vindr_mammo", 16, {"size": 64}))
+    rows = {"samples": "per_row", "normals": "per_row", "normal_birads": "any"}
+    one, each = (list(records(root, Options.model_validate(o), Report())) for o in ({"normals": "per_row"}, rows))
+    masses = [finding for record in one for finding in record.findings if finding.kind == "mass"]
+    films = [record for record in each if record.has_mass]
+    assert len(films) == len(masses) > sum(bool(record.has_mass) for record in one)
+    assert all(len(record.findings) == 1 for record in films)
+    assert {record.findings[0].finding_id for record in films} == {mass.finding_id for mass in masses}
+    assert len({record.record_id for record in each}) == len(each)
+    prepared = prepare("vindr_mammo", root, rows, tmp_path / "cache")
+    sides = prepared.split().sides_of(prepared.table)
+    assert prepared.table.assign(side=sides).groupby("image_hash")["side"].nunique().max() == 1
+    assert prepared.table["boxes_complete"].all()
+
+
 # ---- files ----------------------------------------------------------------------------------------------------------
 def test_films_are_found_by_name_wherever_they_lie(tmp_path: Path) -> None:
     root = tree(tmp_path / "v")
