@@ -204,6 +204,7 @@ def test_other_direction_is_refused(tmp_path: Path) -> None:
     searching(tmp_path).__exit__(None, None, None)  # the refusal holds no lock
 
 
+@pytest.mark.ray
 def test_second_driver_is_refused(tmp_path: Path) -> None:
     with searching(tmp_path):
         code = "import sys, pathlib, tests.test_cluster as t; t.searching(pathlib.Path(sys.argv[1]))"

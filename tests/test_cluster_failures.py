@@ -58,6 +58,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 
 @pytest.mark.timeout(60)  # it used to wait for ever
+@pytest.mark.ray
 def test_a_head_that_is_not_there_is_told_at_once(listening: socket.socket) -> None:
     """Nothing listens; something does, but says nothing; something does that is no head, as a cluster's dashboard."""
     with socket.socket() as free:
