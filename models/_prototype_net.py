@@ -329,10 +329,11 @@ class _PrototypeNet(Method):
         here = self.active.nonzero()[:, 0]
         contributions = seen.scores[:, here, None] * self.h1.weight.T[None, here]
         return Evidence(
-            maps=proto.similarity(seen.d[:, here]),
+            maps=proto.similarity(seen.d[:, here]).unbind(1),
             contributions=contributions,
             names=tuple(f"prototype {j}" for j in here.tolist()),
             classes=tuple(self.classes[here].tolist()),
+            places=tuple(" ".join(map(str, place)) for place in self.source_place[here].tolist()),
         )
 
     @torch.no_grad()

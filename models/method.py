@@ -129,11 +129,13 @@ class Evidence:
     contributions.sum(dim=1) + bias equals Prediction.scores to rounding.
     """
 
-    maps: Tensor  # (B, S, h, w)
+    maps: Sequence[Tensor]  # S maps (B, h, w), each at its source's own resolution
     contributions: Tensor  # (B, S, K)
     names: tuple[str, ...]  # S names, e.g. "prototype 3"
-    classes: tuple[int, ...]  # S classes, -1 = of no class
-    bias: Tensor | None = None  # (K,)
+    classes: tuple[int, ...]  # S classes, -1 = of no class of the track
+    bias: Tensor | None = None  # (K,) or (B, K)
+    levels: tuple[int, ...] = ()  # of the pyramid, where sources stand on one; else empty
+    places: tuple[str, ...] = ()  # the training patch that each source is, "" = none; equal texts are one patch
 
 
 @dataclass(frozen=True)

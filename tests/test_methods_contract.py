@@ -252,9 +252,9 @@ def test_maps_evidence_and_panels(name: str, track: str, trained: dict[tuple[str
         bias = 0 if evidence.bias is None else evidence.bias
         torch.testing.assert_close(evidence.contributions.sum(dim=1) + bias, scores, rtol=1e-4, atol=1e-4)
         sources = len(evidence.names)
-        assert evidence.maps.shape[:2] == (len(batch), sources) and evidence.contributions.shape[1] == sources == len(
-            evidence.classes
-        )
+        assert evidence.contributions.shape[1] == sources == len(evidence.classes) == len(evidence.maps)
+        assert all(value.ndim == 3 and len(value) == len(batch) for value in evidence.maps)
+        assert len(evidence.levels) in (0, sources) and len(evidence.places) in (0, sources)
         assert len(set(evidence.names)) == sources
     rows = method.explain(batch)
     assert len(rows) == len(batch)

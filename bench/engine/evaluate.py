@@ -146,12 +146,12 @@ def _add(
 def _evidence(
     maps: MapBuilder, evidence: Evidence, prediction: Prediction, table: pd.DataFrame, track: str
 ) -> pd.DataFrame:
-    """Maps of each source whose class is the true or the predicted one; contributions of all."""
+    """Maps of each source whose class is the true or the predicted one; contributions of all, and what sources are."""
     predicted = prediction.probabilities.argmax(dim=1).cpu().numpy()
     truth = table[TRACKS[track].column].to_numpy()
     for position, (name, kind) in enumerate(zip(evidence.names, evidence.classes, strict=True)):
         for of, classes in (("true", truth), ("predicted", predicted)):
-            _add(maps, "evidence", evidence.maps[:, position], table, classes == kind, classes, of, name)
+            _add(maps, "evidence", evidence.maps[position], table, classes == kind, classes, of, name)
     contributions = evidence.contributions.detach().float().cpu().numpy()
     n, sources, k = contributions.shape
     return pd.DataFrame(
@@ -160,6 +160,8 @@ def _evidence(
             "finding_id": np.repeat(table["finding_id"].to_numpy(), sources * k),
             "source": np.tile(np.repeat(np.array(evidence.names, dtype=object), k), n),
             "source_class": np.tile(np.repeat(np.array(evidence.classes), k), n),
+            "source_level": np.tile(np.repeat(np.array(evidence.levels or [0] * sources), k), n),
+            "source_place": np.tile(np.repeat(np.array(evidence.places or [""] * sources, dtype=object), k), n),
             "class": np.tile(np.arange(k), n * sources),
             "contribution": contributions.reshape(-1),
         }
