@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models._map_norms import safe_sqrt, squares
+
 EPSILON = 1e-4  # of the similarity: d = 0 gives log(1 / 1e-4) = 9.2103
 Distance = Literal["l2", "l2sq"]
 FineNorm = Literal["stacked", "per_prototype", "square"]
@@ -27,12 +29,6 @@ def add_on_layers(channels: int, depth: int) -> nn.Sequential:
 
 
 # ---- distances and similarities ----------------------------------------------------------------------------------
-def safe_sqrt(x: Tensor) -> Tensor:
-    """Root with gradient 0 at 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
-
-
 def squared_distances(z_BChw: Tensor, p_MC: Tensor) -> Tensor:
     """||p_j - z_l||^2 (B, M, h, w), at least 0, exactly 0 where a patch equals its prototype.
 
@@ -123,42 +119,26 @@ def other_class_l1(weight_KM: Tensor, kind_M: Tensor, active_M: Tensor) -> Tenso
     return (weight_KM * (other_KM & active_M)).abs().sum()
 
 
-def _gram(cells: int, pixels: int, like: Tensor) -> Tensor:
-    """U^T U (cells, cells) of the bilinear matrix U (pixels, cells)."""
-    unit = torch.eye(cells, dtype=torch.float64)[None]
-    u = F.interpolate(unit, size=pixels, mode="linear", align_corners=False)[0]
-    return (u @ u.T).to(like)
-
-
-def upsampled_squares(s_BMhw: Tensor, size: tuple[int, int]) -> Tensor:
-    """||PAM||^2 (B, M) of maps upsampled to `size`, without upsampling them: with G = U^T U it is sum((G S G) * S)."""
-    rows, columns = _gram(s_BMhw.shape[2], size[0], s_BMhw), _gram(s_BMhw.shape[3], size[1], s_BMhw)
-    return (torch.matmul(torch.matmul(rows, s_BMhw), columns) * s_BMhw).sum(dim=(2, 3))
-
-
 def fine_loss_per_sample(
     s_BMhw: Tensor, outside_B1HW: Tensor, labels_B: Tensor, kind_M: Tensor, active_M: Tensor, norm: FineNorm
 ) -> Tensor:
     """Eq. 7 of paper 002 for each sample (B): activation of own-class prototypes outside the lesion, of others anywhere.
 
-    outside: 1 where a pixel is irrelevant, 0 on the lesion, fractions kept. Every class has the same number of
-    prototypes (inactive ones included). stacked: three norms, over the own class, all lower and all higher classes
-    (the authors' code); per_prototype: one norm each (Eq. 7); square: sums of squares.
+    outside: 1 where a pixel is irrelevant, 0 on the lesion, fractions kept. stacked: three norms, over the own class, all
+    lower and all higher classes (the authors' code); per_prototype: one norm each (Eq. 7); square: sums of squares.
     """
-    size = (outside_B1HW.shape[2], outside_B1HW.shape[3])
     own_BM = own_class(labels_B, kind_M)
-    members_KQ = torch.stack([(kind_M == k).nonzero()[:, 0] for k in range(int(kind_M.max()) + 1)])
-    chosen_BQ = members_KQ[labels_B]
-    own_maps_BQhw = s_BMhw.gather(1, chosen_BQ[:, :, None, None].expand(-1, -1, *s_BMhw.shape[2:]))
-    own_squares_BQ = (upsample(own_maps_BQhw, size) * outside_B1HW).square().sum(dim=(2, 3)) * active_M[chosen_BQ]
-    other_squares_BM = upsampled_squares(s_BMhw, size) * (~own_BM & active_M)
+    outside_BHW = outside_B1HW[:, 0]
+    anywhere_1HW = torch.ones_like(outside_BHW[:1]) if len(outside_BHW) else outside_BHW
+    own_squares_BM = squares(s_BMhw, outside_BHW.square()) * (own_BM & active_M)
+    other_squares_BM = squares(s_BMhw, anywhere_1HW) * (~own_BM & active_M)
     if norm == "square":
-        return own_squares_BQ.sum(dim=1) + other_squares_BM.sum(dim=1)
+        return (own_squares_BM + other_squares_BM).sum(dim=1)
     if norm == "per_prototype":
-        return safe_sqrt(own_squares_BQ).sum(dim=1) + safe_sqrt(other_squares_BM).sum(dim=1)
+        return (safe_sqrt(own_squares_BM) + safe_sqrt(other_squares_BM)).sum(dim=1)
     lower_BM = kind_M[None, :] < labels_B[:, None]
     lower, higher = (other_squares_BM * lower_BM).sum(dim=1), (other_squares_BM * ~lower_BM).sum(dim=1)
-    return safe_sqrt(own_squares_BQ.sum(dim=1)) + safe_sqrt(lower) + safe_sqrt(higher)
+    return safe_sqrt(own_squares_BM.sum(dim=1)) + safe_sqrt(lower) + safe_sqrt(higher)
 
 
 def norm_scale(norm_at: int | None, size: tuple[int, int], norm: FineNorm) -> float:
