@@ -111,18 +111,19 @@ def lesion_draws(z_BChw: Tensor, mask_B1HW: Tensor, rows_B: Tensor, labels_B: Te
     return draws
 
 
-def keep_lowest(draws: list[Draw], each: int, classes: int) -> list[Draw]:
-    """The `each` draws of every class with the lowest keys, in order."""
+def keep_lowest(draws: list[Draw], wanted: Sequence[int]) -> list[Draw]:
+    """Of every class as many draws as it wants, those with the lowest keys, in order."""
     kept: list[Draw] = []
-    for k in range(classes):
+    for k, each in enumerate(wanted):
         kept += sorted((draw for draw in draws if draw[1] == k), key=lambda draw: draw[0])[:each]
     return kept
 
 
 # ---- pruning -----------------------------------------------------------------------------------------------------
-def duplicates(kind_M: Sequence[int], places: Sequence[tuple[int, int, int]], active: Sequence[bool]) -> list[int]:
-    """Prototypes of the same class and the same patch (row of the table, map row, map column) as one with a lower index."""
-    seen: set[tuple[int, tuple[int, int, int]]] = set()
+def duplicates(kind_M: Sequence[int], places: Sequence[tuple[int, ...]], active: Sequence[bool]) -> list[int]:
+    """Prototypes of the same class and the same patch (row of the table, map row, map column, and level where there are
+    several) as one with a lower index."""
+    seen: set[tuple[int, tuple[int, ...]]] = set()
     pruned: list[int] = []
     for j, (kind, place) in enumerate(zip(kind_M, places, strict=True)):
         if not active[j]:

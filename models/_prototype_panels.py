@@ -5,35 +5,22 @@ Shapes: B images, M prototypes, K classes, h w cells of the latent map.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from data.batch import Batch
-from models import _prototypes as proto
 from models.method import Panel, scale01
 
 if TYPE_CHECKING:
-    from models._prototype_net import _PrototypeNet
+    from models._prototype_base import PrototypeMethod, Seen
 
 SHOWN = 3  # prototypes in an explanation
 UNKNOWN = -1
 DARK = 5  # of 255: black film
 
 
-@dataclass
-class Seen:
-    """What the network makes of a batch: d (B, M, h, w), s_j and gamma_j (B, M), logits (B, K)."""
-
-    d: Tensor
-    scores: Tensor
-    gamma: Tensor
-    logits: Tensor
-
-
-def case(net: _PrototypeNet, batch: Batch, seen: Seen, i: int) -> list[Panel]:
+def case(net: PrototypeMethod, batch: Batch, seen: Seen, i: int) -> list[Panel]:
     """Sample i of the batch: the image, then for each of the prototypes that spoke most for the predicted class its map
     over the image, and the training image that it was copied from; last, what spoke most against the class."""
     image = batch.image[i, 0].float().cpu().numpy()
@@ -51,7 +38,7 @@ def case(net: _PrototypeNet, batch: Batch, seen: Seen, i: int) -> list[Panel]:
     )
     row = [Panel(f"network says {net.task.classes[kind]}", image, caption=caption)]  # nothing drawn over it
     for j in order.tolist():
-        s_hw = proto.similarity(seen.d[i, j])
+        s_hw = seen.map_of(j)[i]
         score, w = float(seen.scores[i, j]), float(net.h1.weight[kind, j])
         caption = (
             f"similarity {score:.2f} x weight {w:.2f} = {score * w:.2f}; "
@@ -62,43 +49,41 @@ def case(net: _PrototypeNet, batch: Batch, seen: Seen, i: int) -> list[Panel]:
     return row
 
 
-def source(net: _PrototypeNet, j: int) -> Panel:
+def source(net: PrototypeMethod, j: int) -> Panel:
     """Prototype j on the training image that it was copied from: the cell of the latent map, and the lesion."""
     image = _image(net, j)
     row, y, x = net.source_place[j].tolist()
     if row == UNKNOWN:
         return Panel(f"prototype {j}: not projected", image)
-    side = net.config.size / net.source_map.shape[1]
+    side = net.config.size / net.sides[j]
     box = (x * side, y * side, (x + 1) * side, (y + 1) * side)
-    own = float(
-        net.source_map[j].flatten().topk(net.config.topk_k).values.mean()
-    )  # pooled as `similarity` of a case is
+    own = net.pooled_map(j, net.source_map(j))  # pooled as `similarity` of a case is
     return Panel(
         f"prototype {j}: {_kind(net, j)}",
         image,
         outline=_mask(net, j),
         box=box,
-        caption=f"training row {row}. Dashed: {_where(net, j, box)}; it depends on {_seen_by_cell(net)}. "
+        caption=f"training row {row}. Dashed: {_where(net, j, box)}; it depends on {_seen_by_cell(net, j)}. "
         f"Similarity to this image {own:.2f}",
     )
 
 
-def source_map(net: _PrototypeNet, j: int) -> Panel:
+def source_map(net: PrototypeMethod, j: int) -> Panel:
     """Where prototype j fires in its own source."""
     image = _image(net, j)
     if int(net.source_place[j, 0]) == UNKNOWN:
         return Panel(f"prototype {j}: not projected", image)
-    s_hw = net.source_map[j]
+    s_hw = net.source_map(j)
     caption = f"map from {float(s_hw.min()):.2f} to {float(s_hw.max()):.2f}"
     heat = scale01(s_hw).float().cpu().numpy()
     return Panel(f"prototype {j} on its source", image, map=heat, outline=_mask(net, j), caption=caption)
 
 
-def _kind(net: _PrototypeNet, j: int) -> str:
-    return net.task.classes[int(net.classes[j])]
+def _kind(net: PrototypeMethod, j: int) -> str:
+    return net.class_names[int(net.classes[j])]
 
 
-def _where(net: _PrototypeNet, j: int, box: tuple[float, float, float, float]) -> str:
+def _where(net: PrototypeMethod, j: int, box: tuple[float, float, float, float]) -> str:
     """What lies in the prototype's cell, of its source: a prototype beside the lesion must not pass for one on it."""
     rows, columns = slice(round(box[1]), round(box[3])), slice(round(box[0]), round(box[2]))
     if not bool((net.source_mask[j] > 0).any()):
@@ -109,16 +94,16 @@ def _where(net: _PrototypeNet, j: int, box: tuple[float, float, float, float]) -
     return f"its cell, {place}"
 
 
-def _seen_by_cell(net: _PrototypeNet) -> str:
+def _seen_by_cell(net: PrototypeMethod, j: int) -> str:
     """How much of the input one cell depends on: where a cell sits is not all that it saw."""
-    field, size = net.trunk.receptive_field, net.config.size
+    field, size = net.receptive_field(j), net.config.size
     return "the whole picture" if field >= size else f"{field} x {field} of {size} x {size} pixels around it"
 
 
-def _mask(net: _PrototypeNet, j: int) -> np.ndarray | None:
+def _mask(net: PrototypeMethod, j: int) -> np.ndarray | None:
     mask = np.asarray(net.source_mask[j].cpu().numpy().astype(np.float32) / 255)
     return mask if mask.any() else None
 
 
-def _image(net: _PrototypeNet, j: int) -> np.ndarray:
+def _image(net: PrototypeMethod, j: int) -> np.ndarray:
     return np.asarray(net.source_image[j].cpu().numpy().astype(np.float32) / 255)

@@ -8,8 +8,9 @@ import torch
 
 import models
 from data.errors import ConfigError, DataError
+from models import _fine_annotation
 from models import _prototypes as proto
-from models._prototype_net import stretches
+from models._prototype_base import stretches
 from models.method import Stage, Task
 from tests.toy import (
     PROVIDES,
@@ -133,7 +134,7 @@ def test_who_takes_part_in_the_fine_loss() -> None:
         ({"fine_scope": "fine_only"}, [1, 0, 0, 0]),
         ({"fine_unannotated": "all_relevant"}, [1] * 4),
     ):
-        outside, who = toy_method("iaia_bl", **settings).relevance(batch, batch.mask)
+        outside, who = _fine_annotation.relevance(toy_config("iaia_bl", **settings), batch, batch.mask)
         assert who.tolist() == [bool(t) for t in taken]
         torch.testing.assert_close(outside[0], 1 - batch.fine_mask[0])
         torch.testing.assert_close(outside[1], 1 - batch.mask[1])

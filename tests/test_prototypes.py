@@ -209,7 +209,7 @@ def test_start_in_lesions_does_not_depend_on_workers_and_stays_inside() -> None:
         for part in (rows[::2], rows[1::2])
         for draw in projection.lesion_draws(z[part], mask[part], part, labels[part], 3)
     ]
-    keys = [[draw[0] for draw in projection.keep_lowest(draws, 2, 2)] for draws in (whole, halves)]
+    keys = [[draw[0] for draw in projection.keep_lowest(draws, [2, 2])] for draws in (whole, halves)]
     assert keys[0] == keys[1]
 
 
@@ -259,7 +259,7 @@ def test_projected_prototypes_are_patches_and_carry_their_source() -> None:
         with torch.no_grad():
             d = method.look(source.image).d[row % 6, j]
         assert float(d[y, x]) < 1e-5
-        assert float(method.source_map[j].max()) == pytest.approx(9.2103, abs=1e-3)
+        assert float(method.source_map(j).max()) == pytest.approx(9.2103, abs=1e-3)
         shown = method.source_image[j].float() / 255
         assert float((shown - source.image[row % 6, 0]).abs().max()) < 1 / 255
 
@@ -278,5 +278,5 @@ def test_similarity_to_the_own_source_is_the_highest_under_autocast() -> None:
     method = toy_method("protopnet", topk_k=1)
     with torch.autocast("cpu", torch.bfloat16):
         method.project(ToyContext([toy_batch(6, seed=s, first_row=6 * s) for s in range(3)]))
-    highest = method.source_map.flatten(1).max(dim=1).values
+    highest = method.source_maps.max(dim=1).values
     assert torch.allclose(highest, proto.similarity(torch.zeros(())).expand_as(highest), atol=1e-2)

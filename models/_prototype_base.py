@@ -1,0 +1,368 @@
+"""What all prototype networks share once they can look at an image: where prototypes come from, which of them stay, the
+malignancy head, and how they are read and shown.
+
+Shapes: B images, C prototype depth, h w cells of a level, M prototypes, K classes of the track, S side of the input.
+Paper 002 is Barnett et al. 2021, IAIA-BL; "code" its authors' public code, read and not copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.batch import Batch
+from data.errors import ConfigError, DataError
+from models import _projection as projection
+from models import _prototype_panels as panels
+from models import _prototypes as proto
+from models._trunks import InputNorm, Trunk
+from models.method import Context, Evidence, Method, Panel, Prediction, Stage
+
+UNKNOWN = panels.UNKNOWN
+Level = tuple[Tensor, Tensor]  # (B, ..., h, w) of one level, and which prototypes stand on it (M_l)
+
+
+@dataclass
+class Seen:
+    """What a network makes of a batch: s_j (B, M), and logits (B, K), of which there may be more than the track's."""
+
+    scores: Tensor
+    logits: Tensor
+
+    @cached_property
+    def levels(self) -> list[Level]:
+        """Similarity maps (B, M_l, h, w) of each level, and their prototypes."""
+        raise NotImplementedError
+
+    def map_of(self, j: int) -> Tensor:
+        """(B, h, w): where prototype j fires, at its own resolution."""
+        for maps, members in self.levels:
+            here = (members == j).nonzero()
+            if len(here):
+                return maps[:, int(here[0])]
+        raise IndexError(j)
+
+
+class PrototypeMethod(Method):
+    """Has a trunk, prototypes (M, C) of `classes`, and a last layer h1 without bias; a subclass says how it looks."""
+
+    measure: ClassVar[Literal["l2", "cosine"]] = "l2"  # what a projection searches by
+    any_class: bool = False  # may a prototype become a patch of another class
+    trunk: Trunk
+    prototypes: nn.Parameter
+    h1: nn.Linear
+    classes: Tensor
+    active: Tensor
+    source_place: Tensor
+    source_distance: Tensor
+    source_image: Tensor
+    source_mask: Tensor
+    source_maps: Tensor
+    source_box: Tensor
+    malignancy_weight: Tensor
+    malignancy_bias: Tensor
+
+    def keep_sources(self, kind_M: Tensor, sides: Sequence[int]) -> None:
+        """Buffers for the prototypes' classes, for where each came from, and for the malignancy head.
+
+        sides: cells along one side of each prototype's map.
+        """
+        m, size = len(kind_M), self.config.size
+        self.sides = tuple(sides)
+        self.register_buffer("classes", kind_M)
+        self.register_buffer("active", torch.ones(m, dtype=torch.bool))
+        place = torch.full((m, 3), UNKNOWN)  # row of the training table, map row, map column
+        self.register_buffer("source_place", place)
+        self.register_buffer("source_distance", torch.full((m,), float("nan")))  # before the projection
+        self.register_buffer("source_image", torch.zeros(m, size, size, dtype=torch.uint8))
+        self.register_buffer("source_mask", torch.zeros(m, size, size, dtype=torch.uint8))
+        # the projected prototype's similarity on its source, row-major; levels differ in their cells
+        self.register_buffer("source_maps", torch.zeros(m, max(sides) ** 2))
+        self.register_buffer("source_box", torch.zeros(m, 4, dtype=torch.int64))  # x0 y0 x1 y1
+        self.register_buffer("malignancy_weight", torch.zeros(len(self.task.classes)))
+        self.register_buffer("malignancy_bias", torch.zeros(()))
+
+    # ---- what a subclass says -----------------------------------------------------------------------------------
+    def look(self, image_B1HW: Tensor) -> Seen:
+        raise NotImplementedError
+
+    def latents(self, image_B1HW: Tensor, input_norm: InputNorm | None = None) -> list[Level]:
+        """z (B, C, h, w) of each level that has prototypes, and those."""
+        raise NotImplementedError
+
+    @property
+    def standing(self) -> list[Tensor]:
+        """Which prototypes stand on each level, in the order of `latents`."""
+        raise NotImplementedError
+
+    def own_map(self, z_1Chw: Tensor, vector_C: Tensor) -> Tensor:
+        """(h, w): similarity of a patch's vector with the image that it is of."""
+        raise NotImplementedError
+
+    def pooled_map(self, j: int, map_hw: Tensor) -> float:
+        """s_j of an image on which prototype j has this map."""
+        raise NotImplementedError
+
+    def nearest(self, image_B1HW: Tensor) -> Tensor:
+        """(B, M): the smallest distance of each image to each prototype, as the knn rule of pruning ranks them."""
+        raise NotImplementedError
+
+    def receptive_field(self, j: int) -> int:
+        """Side of the square of input pixels that one cell of prototype j's map depends on."""
+        return self.trunk.receptive_field
+
+    def level_of(self, j: int) -> int:
+        """The pyramid's level that prototype j stands on; 0 where there is no pyramid."""
+        return 0
+
+    def labels(self, batch: Batch) -> Tensor:
+        """(B) the class that each sample trains."""
+        return batch.label
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the prototypes: the track's, and any that only training knows."""
+        return self.task.classes
+
+    @property
+    def projection_streams(self) -> tuple[str, ...]:
+        """Streams that patches come from."""
+        return ("fine",) if self.config.projection_set == "fine_annotated" else ("train",)
+
+    # ---- where prototypes come from -----------------------------------------------------------------------------
+    @torch.no_grad()
+    def start_in_lesions(self, context: Context) -> None:
+        """Prototypes become patches inside lesions of their class, one per training sample, drawn by the run's seed."""
+        seed = int(context.generator("prototype_init").integers(2**31))
+        draws: dict[int, list[projection.Draw]] = {}
+        for batch in (batch for stream in self.start_streams for batch in context.batches(stream)):
+            region = self.start_region(batch)
+            for level, (z, members) in enumerate(self.latents(batch.image)):
+                new = projection.lesion_draws(z, region, batch.index, self.labels(batch), seed + level)
+                draws[level] = projection.keep_lowest(draws.get(level, []) + new, self._wanted(members))
+        shares = context.gather(draws)
+        for level, members in enumerate(self.standing):
+            together = [draw for share in shares for draw in share.get(level, [])]
+            self._start_level(projection.keep_lowest(together, self._wanted(members)), members)
+
+    @property
+    def start_streams(self) -> tuple[str, ...]:
+        """Streams that `start_in_lesions` draws from."""
+        return ("train",)
+
+    def start_region(self, batch: Batch) -> Tensor:
+        """(B, 1, H, W): where prototypes may start."""
+        return batch.mask * batch.has_mask.view(-1, 1, 1, 1)
+
+    def _wanted(self, members: Tensor) -> list[int]:
+        """How many of these prototypes are of each class."""
+        return torch.bincount(self.classes[members].cpu(), minlength=len(self.class_names)).tolist()
+
+    def _start_level(self, draws: list[projection.Draw], members: Tensor) -> None:
+        for kind, name in enumerate(self.class_names):
+            own = [j for j in members.tolist() if int(self.classes[j]) == kind]
+            vectors = [vector for _, label, vector in draws if label == kind]
+            if own and not vectors:
+                raise ConfigError(
+                    f"no training sample of class {name!r} has a mask",
+                    "prototype_init: lesion_patches",
+                    "set it to uniform",
+                )
+            for position, j in enumerate(own):  # a class with fewer samples than prototypes gives some twice
+                self.prototypes[j] = vectors[position % len(vectors)].to(self.prototypes)
+
+    @torch.no_grad()
+    def project(self, context: Context) -> None:
+        """Each prototype becomes the nearest training patch of its class, and keeps where that was."""
+        norm: InputNorm | None = "imagenet" if self.config.projection_input_norm == "imagenet" else None
+        best: dict[int, projection.Patch] = {}
+        for batch in (batch for stream in self.projection_streams for batch in context.batches(stream)):
+            for z, members in self.latents(batch.image, norm):
+                found = projection.nearest_patches(
+                    z, batch.index, self.labels(batch), self.prototypes[members], self.classes[members],
+                    any_class=self.any_class, measure=self.measure,
+                )  # fmt: skip
+                for i, (patch, position) in found.items():
+                    j = int(members[i])
+                    if self.active[j] and (j not in best or patch.key < best[j].key):
+                        patch.map_hw = self.own_map(z[position : position + 1], patch.vector_C).cpu()
+                        patch.image_SS = _grey(batch.image[position, 0])
+                        patch.mask_SS = _grey(batch.mask[position, 0] * batch.has_mask[position])
+                        patch.vector_C = patch.vector_C.cpu()
+                        best[j] = patch
+        for j, patch in projection.reduce_patches(context.gather(best)).items():
+            self._become(j, patch)
+
+    def _become(self, j: int, patch: projection.Patch) -> None:
+        assert patch.map_hw is not None and patch.image_SS is not None and patch.mask_SS is not None
+        self.prototypes[j] = patch.vector_C.float().to(self.prototypes)
+        self.source_place[j] = torch.tensor(patch.key[1:])
+        self.source_distance[j] = patch.key[0]
+        self.source_image[j] = patch.image_SS.to(self.source_image.device)
+        self.source_mask[j] = patch.mask_SS.to(self.source_mask.device)
+        self.source_maps[j] = 0
+        self.source_maps[j, : patch.map_hw.numel()] = patch.map_hw.flatten().to(self.source_maps)
+        self.source_box[j] = torch.tensor(projection.activation_box(patch.map_hw, self.config.size))
+
+    def source_map(self, j: int) -> Tensor:
+        """(h, w): the similarity of prototype j on the image that it was copied from."""
+        return self.source_maps[j, : self.sides[j] ** 2].view(self.sides[j], self.sides[j])
+
+    # ---- which of them stay -------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def prune(self, context: Context) -> None:
+        """Take prototypes out by the rule of `prune`; indices keep their meaning, in ascending order."""
+        rule, kinds, active = self.config.prune, self.classes.tolist(), self.active.tolist()
+        if rule.rule == "duplicates":
+            places = [(*place, self.level_of(j)) for j, place in enumerate(self.source_place.tolist())]
+            pruned = projection.duplicates(kinds, places, active)
+        elif rule.rule == "manual":
+            unknown = [j for j in rule.keep if not 0 <= j < len(kinds)]
+            if unknown:
+                raise ConfigError(
+                    f"there is no prototype {unknown[0]}", "prune.keep", f"name some of 0-{len(kinds) - 1}"
+                )
+            pruned = [j for j in range(len(kinds)) if j not in rule.keep]
+        else:
+            pruned = projection.knn(*self._image_distances(context), kinds, rule.k, rule.threshold)
+        kept = projection.after_pruning(active, pruned, kinds, self.class_names)
+        self.active.copy_(torch.tensor(kept))
+
+    def _image_distances(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Of every training sample, in table order: the smallest distance to each prototype (N, M), and the label (N)."""
+        parts = []
+        for batch in (batch for stream in self.start_streams for batch in context.batches(stream)):
+            parts.append((batch.index.cpu(), self.nearest(batch.image).cpu(), self.labels(batch).cpu()))
+        _, d, labels = _in_table_order(context, parts)
+        return d.numpy(), labels.numpy()
+
+    # ---- malignancy ---------------------------------------------------------------------------------------------
+    def malignancy_stages(self) -> list[Stage]:
+        """The head that answers the malignancy track, where the data know it."""
+        if self.task.track.name != "margin" or "malignant" not in self.task.provides:
+            return []
+        return [Stage("malignancy", epochs=0, start="best", after=self.fit_malignancy)]
+
+    @torch.no_grad()
+    def fit_malignancy(self, context: Context) -> None:
+        """h2: logistic regression of malignancy on the unnormalised margin logits; nothing else is touched."""
+        parts = []
+        for batch in context.batches("train" if self.config.mal_head.fit_on == "train" else "fine"):
+            known = (batch.margin >= 0) & (batch.malignant >= 0)
+            logits = self._margins(self.look(batch.image).logits)[known]
+            parts.append((batch.index[known].cpu(), logits.cpu(), batch.malignant[known].cpu()))
+        _, logits, malignant = _in_table_order(context, parts)
+        if len(malignant.unique()) < 2:
+            raise DataError(
+                "training rows with a margin are all of one malignancy", "malignancy head", "add rows of both"
+            )
+        weight, bias = projection.logistic(logits, malignant, self.config.mal_head.penalty)
+        self.malignancy_weight.copy_(weight)
+        self.malignancy_bias.fill_(bias)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Weights of h2 by margin, and its intercept (the paper's Eq. 10 prints them times 100)."""
+        named = dict(zip(self.task.classes, self.malignancy_weight.tolist(), strict=True))
+        return named | {"intercept": float(self.malignancy_bias)}
+
+    def _margins(self, logits_BK: Tensor) -> Tensor:
+        """Logits of the track's classes."""
+        return logits_BK[:, : len(self.task.classes)]
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+    def last_layer(self, scores_BM: Tensor) -> Tensor:
+        with torch.autocast(scores_BM.device.type, enabled=False):
+            return F.linear(scores_BM * self.active, self.h1.weight)
+
+    @torch.no_grad()
+    def cache_scores(self, batch: Batch) -> dict[str, Tensor]:
+        return {"scores": self.look(batch.image).scores}
+
+    def normaliser(self, logits_BK: Tensor) -> Tensor | None:
+        """(B, 1) added to the track's logits to make its scores; None: nothing."""
+        return None
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, track: str) -> Prediction:
+        """On malignancy a network of margins answers through h2: scores 0 and the logit; others are flagged."""
+        logits = self.look(batch.image).logits
+        margins = self._margins(logits)
+        if track == self.task.track.name:
+            shift = self.normaliser(logits)
+            return Prediction(
+                scores=margins if shift is None else margins + shift, probabilities=margins.softmax(dim=1)
+            )
+        # a sum, not a matrix product: autocast would round that to half precision
+        malignant = (margins * self.malignancy_weight.to(margins)).sum(dim=1) + self.malignancy_bias.to(margins)
+        scores = torch.stack([torch.zeros_like(malignant), malignant], dim=1)
+        return Prediction(scores=scores, probabilities=scores.softmax(dim=1), flagged=batch.margin == UNKNOWN)
+
+    @torch.no_grad()
+    def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
+        """Class activation visualisation, Eq. 11, before its min-max, at the resolution of the finest level."""
+        seen = self.look(batch.image)
+        parts = [
+            proto.class_activation(s, seen.scores[:, members], target, self.classes[members], self.active[members])
+            for s, members in seen.levels
+        ]
+        size = max((part.shape[1], part.shape[2]) for part in parts)
+        return {"cav": torch.stack([_at(part, size) for part in parts]).sum(dim=0)}
+
+    @torch.no_grad()
+    def evidence(self, batch: Batch) -> Evidence:
+        """One source per prototype that pruning left."""
+        seen = self.look(batch.image)
+        here = self.active.nonzero()[:, 0]
+        known = len(self.task.classes)
+        shift = self.normaliser(seen.logits)
+        return Evidence(
+            maps=[seen.map_of(j) for j in here.tolist()],
+            contributions=seen.scores[:, here, None] * self._margins(self.h1.weight.T)[None, here],
+            names=tuple(f"prototype {j}" for j in here.tolist()),
+            classes=tuple(kind if kind < known else UNKNOWN for kind in self.classes[here].tolist()),
+            bias=None if shift is None else shift.expand(-1, known),
+            levels=tuple(self.level_of(j) for j in here.tolist()),
+            places=tuple(" ".join(map(str, place)) for place in self.source_place[here].tolist()),
+        )
+
+    @torch.no_grad()
+    def explain(self, batch: Batch) -> list[list[Panel]]:
+        """The paper's figure: the image, then the prototypes that spoke most for the predicted class."""
+        seen = self.look(batch.image)
+        return [panels.case(self, batch, seen, i) for i in range(len(batch))]
+
+    def artifacts(self) -> dict[str, list[Panel]]:
+        """A gallery of the prototypes that pruning left, each as the training patch that it is and its map there."""
+        left = self.active.nonzero()[:, 0].tolist()
+        return {"prototypes": [panel for j in left for panel in (panels.source(self, j), panels.source_map(self, j))]}
+
+
+def stretches(joint_epochs: int, push_every: int) -> list[int]:
+    """Lengths of the joint stretches, a projection after each, counted back from the last epoch: 41 by 10 gives 1, 10,
+    10, 10, 10, that is projections after epochs 10, 20, 30, 40 and 50 of a run with 10 warm epochs."""
+    first = (joint_epochs - 1) % push_every + 1
+    return [first] + [push_every] * ((joint_epochs - first) // push_every)
+
+
+def _at(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map at the cells of a finer level."""
+    return map_Bhw if map_Bhw.shape[1:] == size else proto.upsample(map_Bhw[:, None], size)[:, 0]
+
+
+def _grey(picture_HW: Tensor) -> Tensor:
+    """[0, 1] as uint8 on the CPU."""
+    return (picture_HW.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def _in_table_order(context: Context, parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of all workers' parts, the first one being rows of the table, sorted by it."""
+    shares = [share for share in context.gather([torch.cat(column) for column in zip(*parts, strict=True)]) if share]
+    rows, a, b = (torch.cat(column) for column in zip(*shares, strict=True))
+    order = torch.argsort(rows, stable=True)
+    return rows[order], a[order], b[order]
