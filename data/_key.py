@@ -21,7 +21,8 @@ def folder_of(reader: Reader, root: Path | None, options: Options, cache_dir: Pa
             f"pass --data-root; {card.source}",
         )
     files = list(_files(root, cache_dir)) if card.needs_root and root is not None else []
-    key = hash_of([VERSION, _table.VERSION, card.name, card.version, options.model_dump(mode="json"), sorted(files)])
+    asked = options.of_films.as_json()
+    key = hash_of([VERSION, _table.VERSION, card.name, card.version, asked, sorted(files)])
     return cache_dir / f"{card.name}-{key[:16]}"
 
 

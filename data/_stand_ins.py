@@ -1,4 +1,7 @@
-"""What may stand in for annotations, and says so: a band for a fine annotation, masks of other patients as a placebo."""
+"""What may stand in for annotations, and says so: a band for a fine annotation, masks of other patients as a placebo.
+
+And what training does without: the masks of a part of its patients.
+"""
 
 import hashlib
 import math
@@ -10,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from data.errors import ConfigError
 from data.record import Finding, Options, Pixels, Record, place_of
+from data.split import strata
 
 
 @dataclass(frozen=True)
@@ -92,4 +96,34 @@ def exchanged(table: pd.DataFrame, seed: int) -> np.ndarray:
     return given
 
 
-_PLACEBO = 7001  # names the stream
+def withheld(table: pd.DataFrame, trains: "pd.Series[bool]", share: float, seed: int) -> pd.DataFrame:
+    """The table with masks on the training side of `share` of its patients alone; trains: which rows are of that side.
+
+    Raises ConfigError where no training patient has a mask: nothing would be withheld.
+    """
+    if not table.loc[trains, ["has_mask", "has_fine"]].any(axis=None):
+        raise ConfigError("no training patient has a mask", f"masks_kept: {share:g}", "leave it at 1")
+    hidden = trains & ~table["patient"].isin(kept_patients(table[trains], share, seed))
+    none = {"has_mask": False, "has_fine": False, "mask_hash": "", "fine_hash": ""}
+    return table.assign(**{column: table[column].mask(hidden, value) for column, value in none.items()})
+
+
+def kept_patients(table: pd.DataFrame, share: float, seed: int) -> set[str]:
+    """The patients, of those with a mass that has a mask, who are among the first `share` of a drawn order.
+
+    The patient of rank r (0, 1...) among the n of a stratum (the most severe label and margin) stands at r / n: Adams'
+    divisor method, which is house monotone. So patients kept at a share are kept at every larger one, and no stratum
+    has a second patient before each has one. Of a share above 0 at least one patient.
+    """
+    masked = table[(table["kind"] == "mass") & (table["has_mask"] | table["has_fine"])]
+    stratum = strata(masked).groupby(masked["patient"]).first().sort_index()
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_KEPT,))))
+    drawn = stratum.iloc[rng.permutation(len(stratum))]
+    size = drawn.map(drawn.value_counts())
+    place = pd.DataFrame({"turn": drawn.groupby(drawn).cumcount() / size, "rarity": -size})
+    order = place.sort_values(["turn", "rarity"], kind="stable").index
+    count = max(1, round(share * len(order))) if share else 0
+    return set(order[:count])
+
+
+_PLACEBO, _KEPT = 7001, 7003  # name the streams

@@ -7,6 +7,7 @@ what was drawn.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,15 +24,15 @@ _GMIC_SIZE = 2944, 1920  # GMIC's input (H, W)
 _GMIC_NOISE = 100  # pixels at that size by which the window is moved, at most
 _GMIC_BORDERS = 100, round(100 * 1920 / 2944)  # and each of its borders: top and bottom, left and right
 _XYXY = BoundingBoxFormat.XYXY
+Size = tuple[int, int]  # height, width
+Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclass(frozen=True)
 class Variation:
     """What was drawn for one sample. Applied in this order: window, map, flips, turn; applying it draws nothing."""
 
-    window: tuple[
-        int, int, int, int
-    ]  # top, left, height, width in the canvas; resized where it is not of the input's size
+    window: Window  # in the canvas; resized where it is not of the input's size
     to_source: tuple[float, ...] | None = (
         None  # a b c d e f 0 0: pixel (x, y) of the output is (ax+by+c, dx+ey+f) before
     )
@@ -42,7 +43,7 @@ class Variation:
 
 def cached_margin(spec: Augment) -> float:
     """How much larger than the input the cached crop of a recipe is."""
-    return spec.margin if spec.recipe == "window_turns" else 1.0
+    return spec.margin if _RECIPES[spec.recipe].larger else 1.0
 
 
 def in_unit(pixels: np.ndarray | Tensor) -> Tensor:
@@ -70,44 +71,26 @@ def draw(
 
     corners: (k, 2) upper left corners y, x of the windows to choose from (bbox_overlap), in place of the central one.
     """
-    canvas = pixels.shape[1], pixels.shape[2]
-    window = _window(spec, canvas, size, rng, corners)
-    square = size[0] == size[1]
-    match spec.recipe:
-        case "turns" | "window_turns":
-            quarter, mirror = int(rng.integers(4)), bool(rng.integers(2))
-            # a quarter turn would swap the sides of an oblong: four states instead of eight
-            return Variation(window, mirror=mirror, angle=90.0 * (quarter if square else 2 * (quarter // 2)))
-        case "flip_hv":
-            return Variation(window, mirror=bool(rng.random() < 0.5), upside_down=bool(rng.random() < 0.5))
-        case "paper003":
-            mirror, upside_down, turned = (bool(draw < 0.5) for draw in rng.random(3))
-            angle = (
-                rng.uniform(-180, 180) if spec.rotate == "uniform" else 90.0 * rng.integers(1, 4) if square else 180.0
-            )
-            return Variation(window, None, mirror, upside_down, float(angle) if turned else 0.0)
-        case "paper002":
-            return _not_black(pixels, window, rng)
-        case "gmic_flip":
-            return Variation(window, mirror=bool(rng.random() < 0.5))
-    return Variation(window)
-
-
-def _window(
-    spec: Augment, canvas: tuple[int, int], size: tuple[int, int], rng: np.random.Generator, corners: np.ndarray | None
-) -> tuple[int, int, int, int]:
+    recipe, canvas = _RECIPES[spec.recipe], (pixels.shape[1], pixels.shape[2])
     if corners is not None:
         top, left = (int(value) for value in corners[rng.integers(len(corners))])
-        return top, left, *size
-    if spec.recipe == "window_turns":
-        top = int(rng.integers(canvas[0] - size[0] + 1))
-        return top, int(rng.integers(canvas[1] - size[1] + 1)), *size
-    if spec.recipe in ("gmic", "gmic_flip"):
-        return _noisy_window(canvas, rng)
+        window = top, left, *size
+    else:
+        window = recipe.window(canvas, size, rng)
+    return recipe.variation(spec, pixels, size, window, rng)
+
+
+# ---- windows --------------------------------------------------------------------------------------------------------
+def _central_window(canvas: Size, size: Size, rng: np.random.Generator) -> Window:
     return centre(canvas, size).window
 
 
-def _noisy_window(canvas: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _any_window(canvas: Size, size: Size, rng: np.random.Generator) -> Window:
+    top = int(rng.integers(canvas[0] - size[0] + 1))
+    return top, int(rng.integers(canvas[1] - size[1] + 1)), *size
+
+
+def _noisy_window(canvas: Size, size: Size, rng: np.random.Generator) -> Window:
     """GMIC's released code: the window is moved by up to 100 pixels of a film of 2944 x 1920 along each side, then each
     of its four borders by itself, top and bottom by up to 100, left and right by up to 65. Six draws, scaled to the
     canvas. What the window holds outside the canvas is black (GMIC limits the noise to its padded film)."""
@@ -119,6 +102,35 @@ def _noisy_window(canvas: tuple[int, int], rng: np.random.Generator) -> tuple[in
         )
     )
     return top, left, bottom - top, right - left
+
+
+# ---- flips and turns ------------------------------------------------------------------------------------------------
+def _as_it_is(spec: Augment, pixels: np.ndarray, size: Size, window: Window, rng: np.random.Generator) -> Variation:
+    return Variation(window)
+
+
+def _turned(spec: Augment, pixels: np.ndarray, size: Size, window: Window, rng: np.random.Generator) -> Variation:
+    quarter, mirror = int(rng.integers(4)), bool(rng.integers(2))
+    # a quarter turn would swap the sides of an oblong: four states instead of eight
+    return Variation(window, mirror=mirror, angle=90.0 * (quarter if size[0] == size[1] else 2 * (quarter // 2)))
+
+
+def _mirrored(spec: Augment, pixels: np.ndarray, size: Size, window: Window, rng: np.random.Generator) -> Variation:
+    return Variation(window, mirror=bool(rng.random() < 0.5))
+
+
+def _flipped(spec: Augment, pixels: np.ndarray, size: Size, window: Window, rng: np.random.Generator) -> Variation:
+    return Variation(window, mirror=bool(rng.random() < 0.5), upside_down=bool(rng.random() < 0.5))
+
+
+def _rotated(spec: Augment, pixels: np.ndarray, size: Size, window: Window, rng: np.random.Generator) -> Variation:
+    """Both flips and a rotation, each with probability 0.5."""
+    mirror, upside_down, turned = (bool(draw < 0.5) for draw in rng.random(3))
+    if spec.rotate == "uniform":
+        angle = rng.uniform(-180, 180)
+    else:
+        angle = 90.0 * rng.integers(1, 4) if size[0] == size[1] else 180.0
+    return Variation(window, None, mirror, upside_down, float(angle) if turned else 0.0)
 
 
 # ---- applying -------------------------------------------------------------------------------------------------------
@@ -172,7 +184,7 @@ def vary_boxes(boxes: Tensor, variation: Variation, size: tuple[int, int]) -> Te
 
 
 # ---- paper002 -------------------------------------------------------------------------------------------------------
-def _not_black(pixels: np.ndarray, window: tuple[int, int, int, int], rng: np.random.Generator) -> Variation:
+def _not_black(spec: Augment, pixels: np.ndarray, size: Size, window: Window, rng: np.random.Generator) -> Variation:
     """As IAIA-BL's public code, in its order: crop, rotation, flips, three quarter turns; drawn again if rejected.
 
     Crop to 90 % of each side with probability 0.8, offset uniform; rotation by an integer angle in [0, 90) with
@@ -206,7 +218,7 @@ def _draw_paper002(height: int, width: int, rng: np.random.Generator) -> tuple[n
     canvas = (float(h), float(w))
     if rng.random() < 0.9:
         angle = math.radians(int(rng.integers(90)))
-        to_source, canvas = _rotated(to_source, canvas, angle)
+        to_source, canvas = _about_the_centre(to_source, canvas, angle)
     if rng.random() < 0.5:
         to_source = to_source @ np.array([[1, 0, 0], [0, -1, canvas[0]], [0, 0, 1.0]])
     if rng.random() < 0.5:
@@ -222,7 +234,7 @@ def _shift(x: float, y: float) -> np.ndarray:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
 
 
-def _rotated(
+def _about_the_centre(
     to_source: np.ndarray, canvas: tuple[float, float], angle: float
 ) -> tuple[np.ndarray, tuple[float, float]]:
     """Rotation about the centre, the canvas grown so that nothing is cut off."""
@@ -237,3 +249,28 @@ def _rejected(image: Tensor) -> bool:
     """At least 80 % of the pixels black, or at the maximum, both to two decimals of [0, 1]."""
     values = image.mul(100).round_()
     return bool((values == 0).float().mean() >= 0.8 or (values == values.max()).float().mean() >= 0.8)
+
+
+# ---- recipes --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Recipe:
+    """What Augment.recipe draws: a window of the canvas (h, w) at the input's size (H, W), then the rest, given that.
+
+    larger: the canvas is cached Augment.margin times larger than the input.
+    """
+
+    window: Callable[[Size, Size, np.random.Generator], Window] = _central_window
+    variation: Callable[[Augment, np.ndarray, Size, Window, np.random.Generator], Variation] = _as_it_is
+    larger: bool = False
+
+
+_RECIPES: Mapping[str, _Recipe] = {
+    "none": _Recipe(),
+    "turns": _Recipe(variation=_turned),
+    "window_turns": _Recipe(_any_window, _turned, larger=True),
+    "flip_hv": _Recipe(variation=_flipped),
+    "paper002": _Recipe(variation=_not_black),
+    "paper003": _Recipe(variation=_rotated),
+    "gmic": _Recipe(_noisy_window),
+    "gmic_flip": _Recipe(_noisy_window, _mirrored),
+}

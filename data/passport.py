@@ -33,7 +33,7 @@ def passport(
         "dataset": card.name,
         "version": card.version,
         "grade": ", ".join(grades(card, table, options)),
-        "options": options.model_dump(mode="json"),
+        "options": options.of_films.as_json(),
         "records": len(films),
         "findings": int((table["finding_id"] != "").sum()),
         "kinds": {str(kind): int(count) for kind, count in table["kind"].value_counts().items() if kind},
@@ -57,13 +57,19 @@ def passport(
     return document | {"warnings": warnings(document)}
 
 
+def as_asked(document: dict[str, Any], options: Options) -> dict[str, Any]:
+    """The passport of the prepared films as that of what training sees of them: fewer_masks, placebo."""
+    asked = {"fewer_masks": options.masks_kept < 1, "placebo": options.masks == "shuffled"}
+    grade = ", ".join([document["grade"], *(name for name, used in asked.items() if used)])
+    return document | {"grade": grade, "options": options.as_json()}
+
+
 def grades(card: DataCard, table: pd.DataFrame, options: Options) -> list[str]:
     """What the data are (full, reduced, proxy, synthetic), as stated film by film, else by the data set; and which
-    options made them other than they are: band, placebo, within_class."""
+    options made the films or their sides other than they are: band, within_class."""
     stated = set(table["attr_grade"].dropna().astype(str)) - {""} if "attr_grade" in table.columns else set()
     asked = {
         "band": "attr_fine" in table.columns and (table["attr_fine"] == "band").any(),
-        "placebo": options.masks == "shuffled",
         "within_class": options.patient_scope == "within_class",
     }
     return sorted(stated or {card.grade}) + sorted(name for name, used in asked.items() if used)
@@ -233,11 +239,13 @@ def _many(number: int, noun: str) -> str:
 def summary(document: dict[str, Any]) -> str:
     """One line for a row of the leaderboard."""
     left_out = sum(item["count"] for item in document["left_out"])
+    kept = document["options"].get("masks_kept", 1)
     parts = [
         f"{document['dataset']} ({document['grade']})",
         f"{document['records']} films",
         f"{document['findings']} findings",
         f"{document['patients']} patients",
+        *([f"masks of {100 * kept:g}% of the training patients"] if kept < 1 else []),
         f"{left_out} left out" if left_out else "nothing left out",
         *document["warnings"],
     ]

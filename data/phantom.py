@@ -68,9 +68,15 @@ class Options(BaseOptions):
     lesion_scale: float = Field(default=1.0, gt=0.2, le=2, description="factor on the radius; 0.55 is real size")
     fine_share: float = Field(default=1.0, ge=0, le=1, description="share of training findings with a fine mask")
     box: Literal["core", "mask"] = Field(default="core", description="box of the mass without or with its spicules")
-    counterfactuals: bool = Field(
-        default=False, description="test films again: mass removed, with the other margins, with a sham edit"
+    counterfactuals: bool | Literal["validation"] = Field(
+        default=False,
+        description="test (or validation) films again: mass removed, with the other margins, with a sham edit",
     )
+
+    @property
+    def copied_side(self) -> str | None:
+        """The side whose films have edited copies."""
+        return "validation" if self.counterfactuals == "validation" else "test" if self.counterfactuals else None
 
 
 def bayes_auroc(options: Options | None = None) -> float:
@@ -227,10 +233,10 @@ def exams(options: Options) -> Iterator[Exam]:
 
 
 def records(root: Path | None, options: Options, report: Report) -> Iterator[Record]:
-    """The phantom's films. With `counterfactuals`, each test film with a mass is followed by its edited twins."""
+    """The phantom's films. With `counterfactuals`, each film of that side with a mass is followed by its edited twins."""
     for exam in exams(options):
         twins: list[Exam] = []
-        if options.counterfactuals and exam.side == "test" and not exam.recipe.normal:
+        if exam.side == options.copied_side and not exam.recipe.normal:
             twins = exam.counterfactuals()
         for position, record in enumerate(exam.records()):
             yield record

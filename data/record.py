@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,7 +86,10 @@ class Options(BaseModel):
     masks: Literal["own", "shuffled"] = Field(
         default="own", description="shuffled: a placebo: masks of the training side are exchanged between patients"
     )
-    masks_seed: int = Field(default=0, ge=0, description="of the exchange")
+    masks_kept: float = Field(
+        default=1.0, ge=0, le=1, description="share of the training patients with masks whose masks training sees"
+    )
+    masks_seed: int = Field(default=0, ge=0, description="of the exchange, and of whose masks are kept")
     fine: Literal["own", "band"] = Field(
         default="own", description="band: around the lesion's contour, a proxy where a finding has no fine annotation"
     )
@@ -94,6 +97,16 @@ class Options(BaseModel):
     patient_scope: Literal["global", "within_class"] = Field(
         default="global", description="within_class: a patient may train in one class and test in another (paper 000)"
     )
+
+    @property
+    def of_films(self) -> Self:
+        """What decides what is prepared: options that only choose what training sees of it are at their defaults."""
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].default for name in ("masks", "masks_kept", "masks_seed")})
+
+    def as_json(self) -> dict[str, Any]:
+        """What caches and runs are named by: an option that came later is left out where it is off, so the names stand."""
+        return self.model_dump(mode="json", exclude={"masks_kept"} if self.masks_kept == 1 else None)
 
 
 @dataclass(frozen=True)

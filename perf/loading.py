@@ -18,7 +18,8 @@ from torch.nn.parameter import Parameter
 import models
 from bench.home import Home
 from bench.prepare import cores, prepare_data
-from data.samples import TrainingData, batches
+from data.loading import batches
+from data.samples import TrainingData
 from models.method import Method, Stage, Task
 
 ENOUGH = 1000  # images of a round, where an epoch has more

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data.augment import Variation, _draw_paper002, cached_margin, centre, draw, in_unit, vary, vary_boxes
 from data.cache import prepare
 from data.inputs import Augment, Inputs, Roi, Stream
-from data.samples import batches
+from data.loading import batches
 from tests import toy_films  # noqa: F401 - registers the data set
 
 SIZE = (40, 40)

@@ -1,8 +1,6 @@
-"""Pixels from files: every transfer syntax with a decoder, grey conventions, and files that are broken in each way."""
+"""Grey values of DICOM and other image files."""
 
-import io
 import pickle
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 
-from data.dicom import DicomFile, ImageFile, PixelFacts, read_header
-from data.errors import DataError
-from data.forms._files import save_dicom
+from data.dicom import DicomFile, ImageFile
 from data.inputs import Roi
 from data.roi import cut
 from tests.cbis_tree import write_dicom
+from tests.dicom_files import GREY, SERIES, jpeg_lossless, sample, the_line, written
 
 # pytest sets the filter of data.dicom aside.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.filereader")
-SERIES = "1.2.3.4"
-
-
-def sample(name: str) -> Path:
-    """A file that comes with pydicom."""
-    found = get_testdata_file(name, download=False)
-    assert isinstance(found, str)
-    return Path(found)
-
-
-def the_line(pixels: DicomFile | ImageFile) -> str:
-    """The error that reading ends with: one line that names the file and not the machine's folders."""
-    with pytest.raises(DataError) as caught:
-        pixels.read()
-    line = str(caught.value)
-    assert pixels.path in line and "\n" not in line and str(pixels.root) not in line and len(line) < 400
-    return line
-
-
-def written(folder: Path, pixels: np.ndarray, **attributes: object) -> DicomFile:
-    write_dicom(folder / "1.dcm", pixels, series=SERIES, **attributes)
-    return DicomFile(folder, "1.dcm")
-
-
-GREY = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
 
 
 # ---- DICOM
@@ -83,25 +54,6 @@ def test_transfer_syntaxes(name: str, shape: tuple[int, int], low: float, high: 
     assert read.dtype == np.float32 and read.shape == shape and np.isfinite(read).all()
     if "WindowCenter" not in dataset:
         assert (read == plain).all()
-
-
-def jpeg_lossless(tmp_path: Path) -> Path:
-    """GREY in the syntax of most digital mammograms; gdcm writes it, since no small grey sample comes with pydicom."""
-    gdcm = pytest.importorskip("gdcm")
-    source = written(tmp_path, GREY)
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(tmp_path / source.path))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(str(tmp_path / "lossless.dcm"))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    return tmp_path / "lossless.dcm"
 
 
 def test_jpeg_lossless(tmp_path: Path) -> None:
@@ -276,120 +228,6 @@ def test_an_empty_mask_says_who_cites_it(tmp_path: Path) -> None:
     assert line.startswith("the mask is empty (m.dcm, cited in some.csv, row 4)")
 
 
-def test_a_truncated_file(tmp_path: Path) -> None:
-    raw = (tmp_path / written(tmp_path, GREY).path).read_bytes()
-    for left, says in (
-        (0, "not a DICOM file"),
-        (150, "DICOM file"),
-        (400, "cut short"),
-        (len(raw) - 50, "cannot be decoded"),
-    ):
-        (tmp_path / "t.dcm").write_bytes(raw[:left])
-        assert says in the_line(DicomFile(tmp_path, "t.dcm"))
-
-
-COMPRESSED = {
-    "MR_small_RLE.dcm": "RLE Lossless",
-    "MR_small_jpeg_ls_lossless.dcm": "JPEG-LS Lossless Image Compression",
-    "JPEGLSNearLossless_16.dcm": "JPEG-LS Lossy",
-    "MR_small_jp2klossless.dcm": "JPEG 2000 Image Compression (Lossless Only)",
-    "JPEG2000.dcm": "JPEG 2000 Image Compression",
-    "lossless.dcm": "JPEG Lossless, Non-Hierarchical, First-Order Prediction",
-}
-
-
-def packed(folder: Path, name: str) -> bytes:
-    return (jpeg_lossless(folder) if name == "lossless.dcm" else sample(name)).read_bytes()
-
-
-@pytest.mark.parametrize("name", COMPRESSED)
-@pytest.mark.parametrize("share", [0.4, 0.7])
-def test_a_truncated_compressed_file_names_its_syntax(tmp_path: Path, name: str, share: float) -> None:
-    raw = packed(tmp_path, name)
-    start = raw.index(b"\xe0\x7f\x10\x00")  # Pixel Data
-    (tmp_path / name).write_bytes(raw[: start + 40 + int((len(raw) - start - 40) * share)])
-    assert f"transfer syntax {COMPRESSED[name]}" in the_line(DicomFile(tmp_path, name))
-
-
-@pytest.mark.parametrize("name", COMPRESSED)
-def test_compressed_pixels_that_are_noise_name_their_syntax(tmp_path: Path, name: str) -> None:
-    dataset = pydicom.dcmread(io.BytesIO(packed(tmp_path, name)))
-    noise = np.random.default_rng(0).integers(0, 256, 600, dtype=np.uint8).tobytes()
-    dataset.PixelData = pydicom.encaps.encapsulate([noise])
-    dataset.save_as(tmp_path / name)
-    line = the_line(DicomFile(tmp_path, name))
-    assert line.startswith(f"pixels cannot be decoded (transfer syntax {COMPRESSED[name]}")
-
-
-@pytest.mark.parametrize(
-    ("name", "place", "value"), [("MR_small_jp2klossless.dcm", 70, 67), ("MR_small_jpeg_ls_lossless.dcm", 34, 234)]
-)
-def test_one_damaged_byte_ends_no_process(tmp_path: Path, name: str, place: int, value: int) -> None:
-    """gdcm, which pydicom would ask first, ends the process on these two; data.dicom asks another decoder."""
-    damaged = bytearray(sample(name).read_bytes())
-    damaged[damaged.index(b"\xe0\x7f\x10\x00") + place] = value
-    (tmp_path / name).write_bytes(damaged)
-    assert "transfer syntax JPEG" in the_line(DicomFile(tmp_path, name))
-
-
-def test_a_syntax_without_a_decoder_is_named() -> None:
-    path = sample("JPEG-lossy.dcm")
-    line = the_line(DicomFile(path.parent, path.name))
-    assert line.startswith("pixels cannot be decoded (transfer syntax JPEG Extended (Process 2 and 4))")
-
-
-@pytest.mark.parametrize(
-    ("uid", "name"),
-    [
-        ("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile / Main Level"),
-        ("1.2.840.10008.1.2.4.203", "High-Throughput JPEG 2000 Image Compression"),
-        ("1.2.840.10008.1.2.4.107", "HEVC/H.265 Main Profile / Level 5.1"),
-    ],
-)
-def test_a_syntax_that_no_film_has_is_named(tmp_path: Path, uid: str, name: str) -> None:
-    dataset = pydicom.dcmread(sample("MR_small_RLE.dcm"))
-    dataset.file_meta.TransferSyntaxUID = uid
-    dataset.save_as(tmp_path / "1.dcm")
-    assert the_line(DicomFile(tmp_path, "1.dcm")).startswith(f"pixels cannot be decoded (transfer syntax {name}")
-
-
-@pytest.mark.parametrize("name", ["examples_palette.dcm", "SC_rgb_jpeg_dcmtk.dcm"])
-def test_colours_are_no_grey_values(name: str) -> None:
-    path = sample(name)
-    assert the_line(DicomFile(path.parent, path.name)).startswith("not a grey image, but ")
-
-
-def test_an_unknown_syntax_is_named(tmp_path: Path) -> None:
-    pixels = written(tmp_path, GREY)
-    dataset = pydicom.dcmread(tmp_path / pixels.path)
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.999"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset.save_as(tmp_path / pixels.path, implicit_vr=False, little_endian=True)
-    assert "transfer syntax 1.2.840.999" in the_line(pixels)
-
-
-@pytest.mark.parametrize("name", ["badVR.dcm", "rtplan.dcm", "no_meta.dcm", "MR_truncated.dcm", "SC_rgb_jpeg_gdcm.dcm"])
-def test_damaged_and_foreign_samples_end_in_one_line(name: str) -> None:
-    path = sample(name)
-    the_line(DicomFile(path.parent, path.name))
-
-
-def test_a_jpeg_named_dcm(tmp_path: Path) -> None:
-    Image.new("L", (40, 40)).save(tmp_path / "1.dcm", format="jpeg")
-    assert the_line(DicomFile(tmp_path, "1.dcm")).startswith("not a DICOM file (1.dcm)")
-    with pytest.raises(DataError, match="not a DICOM file"):
-        read_header(tmp_path, "1.dcm")
-
-
-@pytest.mark.parametrize("pixels", [DicomFile, ImageFile])
-def test_a_missing_file(tmp_path: Path, pixels: type[DicomFile | ImageFile]) -> None:
-    assert the_line(pixels(tmp_path, "none.dcm")).startswith("file is missing (none.dcm)")
-    with pytest.raises(DataError, match="file is missing"):
-        pixels(tmp_path, "none.dcm").fingerprint()
-    assert "cannot be" in the_line(pixels(tmp_path.parent, tmp_path.name))  # a folder
-
-
 def test_fingerprints_follow_content(tmp_path: Path) -> None:
     one = written(tmp_path, GREY)
     first = one.fingerprint()
@@ -404,95 +242,6 @@ def test_files_are_values(tmp_path: Path) -> None:
         pickle.loads(pickle.dumps(one)) == one and len({one, DicomFile(tmp_path, "a/b.dcm", mask=True, cited="x")}) == 1
     )
     assert one.name == "a/b.dcm"
-
-
-# ---- headers
-
-
-def test_header(tmp_path: Path) -> None:
-    header = read_header(tmp_path, written(tmp_path, GREY).path)
-    assert (header.series, header.rows, header.columns, header.bits) == (SERIES, 20, 30, 16)
-    assert header.pixel_bytes == 1200 and not header.cut_short
-
-
-def test_a_header_tells_a_file_that_is_cut_short(tmp_path: Path) -> None:
-    path = tmp_path / written(tmp_path, GREY).path
-    path.write_bytes(path.read_bytes()[:1000])
-    assert read_header(tmp_path, path.name).cut_short
-
-
-@pytest.mark.parametrize("left", [0, 100, 132, 200, 300])
-def test_a_header_that_ends_too_soon(tmp_path: Path, left: int) -> None:
-    path = tmp_path / written(tmp_path, GREY).path
-    path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(DataError, match=r"\(1\.dcm\)"):
-        read_header(tmp_path, path.name)
-
-
-@given(st.binary(max_size=400))
-def test_any_bytes_after_the_mark_end_in_one_line_or_a_header(
-    tmp_path_factory: pytest.TempPathFactory, tail: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "noise.dcm"
-    path.write_bytes(b"\0" * 128 + b"DICM" + tail)
-    with pytest.raises(DataError) as caught:
-        DicomFile(path.parent, path.name).read()
-    assert "\n" not in str(caught.value)
-    with pytest.raises(DataError):
-        read_header(path.parent, path.name)
-
-
-# ---- facts
-
-
-def test_facts_of_a_header(tmp_path: Path) -> None:
-    film = written(
-        tmp_path, GREY, BitsStored=12, HighBit=11, ImagerPixelSpacing=[0.07, 0.05], PixelSpacing=[0.1, 0.1],
-        ImageLaterality="L", ViewPosition="MLO", PhotometricInterpretation="MONOCHROME1",
-    )  # fmt: skip
-    facts = PixelFacts(12, "MONOCHROME1", "Explicit VR Little Endian", (0.07, 0.05), "L", "MLO")
-    assert film.facts() == facts and pickle.loads(pickle.dumps(facts)) == facts
-    path = tmp_path / film.path
-    path.write_bytes(path.read_bytes()[:-900])  # its pixels are not read
-    assert film.facts() == facts
-
-
-@pytest.mark.parametrize(
-    ("given", "spacing"),
-    [
-        ({"PixelSpacing": [0.1, 0.2]}, (0.1, 0.2)),
-        ({"NominalScannedPixelSpacing": [0.05, 0.05]}, (0.05, 0.05)),
-        ({"ImagerPixelSpacing": [0, 0], "PixelSpacing": [0.1, 0.1]}, (0.1, 0.1)),
-        ({}, None),
-    ],
-)
-def test_spacing_is_the_detector_s_where_it_is_known(
-    tmp_path: Path, given: dict[str, list[float]], spacing: tuple[float, float] | None
-) -> None:
-    assert written(tmp_path, GREY, **given).facts().spacing_mm == spacing
-
-
-def test_facts_name_nobody(tmp_path: Path) -> None:
-    """Text of a header that is none of the words expected is not passed on."""
-    who = dict.fromkeys(("PatientID", "PatientName", "ViewPosition", "ImageLaterality"), "DOE JANE")
-    facts = written(tmp_path, GREY, **who, PatientOrientation="MLO").facts()
-    assert "DOE" not in repr(facts) and (facts.laterality, facts.view) == ("", "")
-
-
-@pytest.mark.parametrize(("mode", "bits"), [("1", 1), ("L", 8), ("I;16", 16), ("RGB", 8)])
-def test_facts_of_an_image_file(tmp_path: Path, mode: str, bits: int) -> None:
-    image = Image.fromarray(GREY) if mode == "I;16" else Image.new(mode, (30, 20))
-    image.save(tmp_path / "i.png")
-    assert ImageFile(tmp_path, "i.png").facts() == PixelFacts(bits, mode, "PNG")
-
-
-@pytest.mark.parametrize("kind", [DicomFile, ImageFile])
-def test_facts_of_no_file(tmp_path: Path, kind: type[DicomFile | ImageFile]) -> None:
-    with pytest.raises(DataError, match="file is missing"):
-        kind(tmp_path, "none.dcm").facts()
-    (tmp_path / "text.dcm").write_text("text")
-    with pytest.raises(DataError, match=r"text\.dcm"):
-        kind(tmp_path, "text.dcm").facts()
 
 
 # ---- other image files
@@ -530,31 +279,3 @@ def test_an_image_file_with_pages(tmp_path: Path) -> None:
     page = Image.fromarray(GREY)
     page.save(tmp_path / "i.tiff", save_all=True, append_images=[page])
     assert "several pages" in the_line(ImageFile(tmp_path, "i.tiff"))
-
-
-# ---- headers that lie -----------------------------------------------------------------------------------------------
-def lying(folder: Path, tag: bytes, length: int) -> Path:
-    """A film of a patient whose element `tag` claims another length than it has."""
-    path = folder / "film.dcm"
-    save_dicom(path, np.arange(400, dtype=np.uint16).reshape(20, 20), SeriesInstanceUID="1.2.3", PatientName="DOE^JANE")
-    content = path.read_bytes()
-    at = content.index(tag) + len(tag)
-    path.write_bytes(content[:at] + length.to_bytes(2, "little") + content[at + 2 :])
-    return path
-
-
-@pytest.mark.parametrize("length", [3, 5, 400])
-@pytest.mark.parametrize("tag", [b"\x28\x00\x10\x00US", b"\x28\x00\x04\x00CS", b"\x02\x00\x10\x00UI"])
-def test_an_element_of_a_wrong_length_is_one_line_without_names(tmp_path: Path, tag: bytes, length: int) -> None:
-    path = lying(tmp_path, tag, length)
-    for read in (
-        lambda: read_header(tmp_path, path.name),
-        DicomFile(tmp_path, path.name).read,
-        DicomFile(tmp_path, path.name).facts,
-    ):
-        try:
-            found = str(read())
-        except DataError as error:
-            found = str(error)
-            assert path.name in found and "\n" not in found and len(found) < 400
-        assert "DOE" not in found

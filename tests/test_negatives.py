@@ -16,9 +16,10 @@ from data._negatives import BREAST, PER_FILM, lesion_free, sizes, sources
 from data.cache import Prepared, prepare
 from data.errors import DataError
 from data.inputs import Inputs, Roi, Stream
+from data.loading import batches
 from data.record import Record
 from data.roi import window
-from data.samples import TrainingData, batches, side_samples
+from data.samples import TrainingData, side_samples
 
 ROI = Roi(strategy="box_scale", scale=1.5)
 STREAMS = (Stream("train", 8), Stream("negatives", 4, only="negative"))

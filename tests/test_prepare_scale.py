@@ -1,75 +1,29 @@
-"""`prepare` at scale: it goes on where it was cut off, stays in bounds, and what it made can be checked byte by byte."""
+"""`prepare` at scale: it goes on where it was cut off, stays in bounds, and spreads over nodes."""
 
-import multiprocessing
 import os
 import resource
-import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
-from PIL import Image
 
 from bench.prepare import Pace, cores
 from data import _pool
 from data._films import films_of, work_all
-from data._folder import DONE, JOURNAL
+from data._folder import JOURNAL
 from data._journal import Journal
-from data._room import VARIABLE, bytes_of
 from data._store import PixelSpec
-from data.cache import Prepared, Room, prepare, verify
-from data.errors import ConfigError, DataError, MachineError
-from data.inputs import Inputs, Roi, Stream
+from data.cache import prepare
+from data.errors import DataError, MachineError
 from data.record import Report
 from tests import toy_films
-from tests.cli import ROOT, here
-
-ROI = Roi(strategy="box_scale", scale=1.5)
-SPEC = PixelSpec(ROI, (16, 16))
-NO_LIMIT = Room()
-INPUTS = Inputs((16, 16), "margin", (Stream("train", 8),), ROI)
-
-
-def toy(folder: Path, *, room: Room = NO_LIMIT, processes: int = 1, size: int = 16, skip_bad: bool = False,
-        **options: object) -> Prepared:  # fmt: skip
-    return prepare("toy_films", None, options, folder, roi=ROI, size=(size, size), room=room, processes=processes,
-                   skip_bad=skip_bad)  # fmt: skip
-
-
-def decoded(log: Path) -> list[int]:
-    return [int(line) for line in log.read_text().splitlines()]
-
-
-def same(one: Prepared, other: Prepared) -> bool:
-    """Whether two prepared sets hold the same bytes; the option that names a log is not the data's."""
-    pd.testing.assert_frame_equal(one.table, other.table)
-    arrays = [path.relative_to(one.folder) for path in sorted(one.folder.rglob("*.npy"))]
-    return len(arrays) == 3 and all((one.folder / a).read_bytes() == (other.folder / a).read_bytes() for a in arrays)
-
-
-def cut_off(folder: Path, killer: Path, log: Path) -> Path:
-    """A build whose process was killed -9 while it decoded film 20; what it left."""
-    killer.write_text("")
-    in_another_process(lambda: toy(folder, killed_by=str(killer), log=str(log)))
-    killer.unlink()
-    [part] = folder.glob("*.part")
-    return part
-
-
-def in_another_process(killed: Callable[[], object]) -> None:
-    pid = os.fork()
-    if pid == 0:
-        killed()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+from tests.cli import ROOT
+from tests.toy_prepare import ROI, SPEC, cut_off, decoded, in_another_process, same, toy, wait_until
 
 
 # ---- going on ---------------------------------------------------------------------------------------------------------
@@ -130,13 +84,6 @@ def test_when_the_parent_is_killed_its_processes_end_and_the_next_goes_on(tmp_pa
     healed = toy(tmp_path / "c", log=str(log), processes=2)
     assert sorted(decoded(log)) == list(range(48))
     assert same(healed, toy(tmp_path / "quiet"))
-
-
-def wait_until(true: Callable[[], bool], deadline_s: float = 120) -> None:
-    end = time.monotonic() + deadline_s
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_process_that_dies_is_one_line_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -301,192 +248,6 @@ def test_the_pace_counts_films_of_this_run_alone() -> None:
     assert 1 <= cores() <= (os.cpu_count() or 1)
 
 
-# ---- the limit --------------------------------------------------------------------------------------------------------
-def used_at(folder: Path, time: int) -> None:
-    os.utime(folder / DONE, (time, time))
-
-
-def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
-    old, new = toy(tmp_path, patients=10), toy(tmp_path, patients=11)
-    of_old = {size: old.ensure_pixels(PixelSpec(ROI, (size, size))) for size in (16, 20, 24)}
-    of_new = {size: new.ensure_pixels(PixelSpec(ROI, (size, size))) for size in (16, 20)}
-    left_over = tmp_path / "toy_films-0123456789abcdef.part"
-    left_over.mkdir()
-    (left_over / "image.npy").write_bytes(bytes(5000))
-    order = [left_over, of_old[24], of_new[20], of_old[20], of_old[16], of_new[16], old.folder, new.folder]
-    for time_used, folder in enumerate(order[1:], start=1000):
-        os.utime(folder / DONE, (time_used, time_used))
-    del old, new  # as if their processes had ended
-    third, said = toy(tmp_path, patients=12), []
-    own = third.ensure_pixels(SPEC)
-    for gone in range(1, len(order) + 1):
-        Room((bytes_of(tmp_path) - 1) / 1e9, said.append).keep(own)
-        assert [path.exists() for path in order] == [False] * gone + [True] * (len(order) - gone)
-        assert len(said) == gone and str(order[gone - 1].relative_to(tmp_path)) in said[-1]
-    Room((bytes_of(tmp_path) - 1) / 1e9, said.append).keep(own)
-    assert "the rest of it is in use" in said[-1] and len(third.training(third.split(), INPUTS).train) > 5
-
-
-def test_pixels_that_were_removed_are_cut_again(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    first = toy(tmp_path / "c", log=str(log))
-    folder, pixels = first.folder, first.ensure_pixels(SPEC)
-    before = {path.name: path.read_bytes() for path in pixels.glob("*.npy")}
-    del first
-    other = toy(tmp_path / "other", patients=20).folder
-    toy(tmp_path / "c", patients=20, room=Room((bytes_of(folder) + bytes_of(other) - bytes_of(pixels)) / 1e9))
-    assert folder.exists() and not pixels.exists()
-    again = toy(tmp_path / "c", log=str(log))
-    assert len(decoded(log)) == 96 and {path.name: path.read_bytes() for path in pixels.glob("*.npy")} == before
-    assert len(again.training(again.split(), INPUTS).train) > 20
-
-
-@pytest.mark.long
-def test_what_another_process_uses_stays(tmp_path: Path) -> None:
-    used_by_other, free = toy(tmp_path, patients=10), toy(tmp_path, patients=11)
-    kept, gone = used_by_other.folder, free.folder
-    other = multiprocessing.get_context("spawn").Process(target=_read_for_long, args=(used_by_other, tmp_path))
-    other.start()
-    wait_until((tmp_path / "reads").exists)
-    del used_by_other, free
-    said: list[str] = []
-    third = toy(tmp_path, patients=12)
-    Room(1e-6, said.append).keep(third.folder)
-    assert kept.exists() and not gone.exists() and "the rest of it is in use" in said[-1]
-    other.kill()
-    other.join()
-    Room(1e-6, said.append).keep(third.folder)
-    assert not kept.exists() and third.folder.exists()
-
-
-def _read_for_long(prepared: Prepared, folder: Path) -> None:
-    samples = prepared.training(prepared.split(), INPUTS).train
-    del prepared  # who holds the samples alone uses the pixels
-    (folder / "reads").touch()
-    time.sleep(600)
-    del samples
-
-
-def test_more_than_the_limit_is_refused_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bystander = toy(tmp_path / "c", patients=6).folder
-    log = tmp_path / "log"
-    with pytest.raises(MachineError, match=r"the data wanted take 0\.00 GB, the cache may hold 0\.00"):
-        toy(tmp_path / "c", log=str(log), room=Room(20e3 / 1e9))
-    assert not log.exists() and bystander.exists() and not list((tmp_path / "c").glob("*.part"))
-    monkeypatch.setenv(VARIABLE, str(20e3 / 1e9))
-    with pytest.raises(MachineError, match=VARIABLE):
-        toy(tmp_path / "c", log=str(log))
-    monkeypatch.setenv(VARIABLE, "some")
-    with pytest.raises(ConfigError, match="'some' is no number of GB above 0"):
-        toy(tmp_path / "c", log=str(log))
-
-
-PATHOLOGY = ("benign", "malignant")
-
-
-# ---- verified ---------------------------------------------------------------------------------------------------------
-def films_on_disk(root: Path, films: int = 8) -> Path:
-    """Films with masks, named in a manifest."""
-    rng, lines = np.random.default_rng(3), ["image,patient,laterality,view,finding,margin,pathology,mask"]
-    root.mkdir()
-    for number in range(films):
-        film = rng.integers(0, 2000, (40, 30)).astype(np.uint16)
-        mask = np.zeros((40, 30), np.uint8)
-        mask[10:20, 5 : 12 + number % 8] = 255
-        Image.fromarray(film + 3000 * (mask > 0).astype(np.uint16)).save(root / f"P{number}.png")
-        Image.fromarray(mask).save(root / f"P{number}_mask.png")
-        lines.append(f"P{number}.png,p{number},L,CC,mass,spiculated,{PATHOLOGY[number % 2]},P{number}_mask.png")
-    (root / "manifest.csv").write_text("\n".join(lines))
-    return root
-
-
-def flip(path: Path, at: int = -30) -> None:
-    """One bit of a file, its time as before."""
-    status, content = path.stat(), bytearray(path.read_bytes())
-    content[at] ^= 4
-    path.write_bytes(content)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def test_verify_is_silent_about_what_is_as_it_was(tmp_path: Path) -> None:
-    root = films_on_disk(tmp_path / "films")
-    prepare("manifest", root, {}, tmp_path / "c", roi=ROI, size=(16, 16)).ensure_pixels(PixelSpec(ROI, (12, 12)))
-    seen: list[tuple[int, int]] = []
-    _, found = verify("manifest", root, {}, tmp_path / "c", processes=2, progress=lambda *now: seen.append(now))
-    assert (found.files, found.rows, found.differences, found.current) == (16, 32, (), True)
-    assert seen == [(done, 8) for done in range(9)]
-    toy(tmp_path / "c", normals=True, edits=True)
-    assert not verify("toy_films", None, {"normals": True, "edits": True}, tmp_path / "c")[1].differences
-    with pytest.raises(DataError, match="run `prepare toy_films` first"):
-        verify("toy_films", None, {"patients": 9}, tmp_path / "c")
-
-
-@pytest.mark.parametrize("name", ["P3.png", "P5_mask.png"])
-def test_verify_finds_a_changed_byte_in_a_file_of_the_data_set(tmp_path: Path, name: str) -> None:
-    root = films_on_disk(tmp_path / "films")
-    prepared = prepare("manifest", root, {}, tmp_path / "c", roi=ROI, size=(16, 16))
-    flip(root / name)
-    [one] = verify("manifest", root, {}, tmp_path / "c")[1].differences
-    assert one.file == name and "not what was prepared" in one.what
-    assert f"put the file back as it was, or delete the folder {prepared.folder.name} of the cache" in one.do
-    (root / name).touch()  # seen as another state of the files: what was prepared before is what is compared
-    _, found = verify("manifest", root, {}, tmp_path / "c")
-    assert [one.file for one in found.differences] == [name] and not found.current
-    assert "without --verify" in found.differences[0].do
-    (root / name).unlink()
-    assert [one.file for one in verify("manifest", root, {}, tmp_path / "c")[1].differences] != []
-
-
-@pytest.mark.parametrize("array", ["image", "mask"])
-def test_verify_finds_a_changed_byte_in_every_row_of_pixels(tmp_path: Path, array: str) -> None:
-    root = films_on_disk(tmp_path / "films")
-    prepared = prepare("manifest", root, {}, tmp_path / "c", roi=ROI, size=(16, 16))
-    path = prepared.folder / "pixels" / SPEC.key / f"{array}.npy"
-    row_bytes = 16 * 16 * np.load(path).itemsize
-    for row in range(8):
-        flip(path, at=row * row_bytes - 8 * row_bytes)
-        [one] = verify("manifest", root, {}, tmp_path / "c")[1].differences
-        assert one.file == f"P{row}.png" and f"{SPEC.key}/{array}.npy, row {row})" in one.what
-        assert f"delete the folder {prepared.folder.name}/pixels/{SPEC.key} of the cache" in one.do
-        flip(path, at=row * row_bytes - 8 * row_bytes)
-    assert not verify("manifest", root, {}, tmp_path / "c")[1].differences
-
-
-@pytest.mark.parametrize(
-    "name", ["passport.json", "problems.json", "pixels/*/rows.parquet", "pixels/*/sums.parquet", "pixels/*/image.npy"]
-)
-def test_verify_finds_a_changed_byte_in_every_other_file(tmp_path: Path, name: str) -> None:
-    prepared = toy(tmp_path, patients=6, defect="flat", skip_bad=True)
-    [path] = prepared.folder.glob(name)
-    flip(path, at=12 if name.endswith("npy") else -3)
-    try:
-        found = [
-            one.file for one in verify("toy_films", None, {"patients": 6, "defect": "flat"}, tmp_path)[1].differences
-        ]
-    except DataError as error:  # so broken that it cannot be read
-        found = [error.where]
-    assert found == [str(path.relative_to(tmp_path))]
-
-
-def test_verify_on_the_command_line(tmp_path: Path) -> None:
-    root, out = films_on_disk(tmp_path / "films", 24), tmp_path / "out"
-    command = ("prepare", "manifest", "--data-root", root, "--out", out)
-    assert "run `prepare manifest` first" in here(*command, "--verify", "--quiet").error
-    assert here(*command, "--json").document["verified"] is None
-    assert here(*command, "--verify", "--json").document["verified"] == {"files": 48, "pixel_rows": 48, "current": True}
-    flip(root / "P3.png")
-    error = here(*command, "--verify", "--quiet").error
-    assert error.startswith("error: its content is not what was prepared (P3.png); put the file back as it was, or")
-    flip(root / "P6_mask.png")
-    said = here(*command, "--verify")
-    assert said.code == 2 and "differs: P3.png: " in said.stderr and "differs: P6_mask.png: " in said.stderr
-    assert said.stderr.splitlines()[-1].startswith("error: its content is not what was prepared, and 1 more (P3.png)")
-    shutil.rmtree(out / "cache")
-    assert "the cache may hold 0.00" in here(*command, "--cache-limit", "0.000001", "--quiet").error
-
-
 # ---- over nodes -------------------------------------------------------------------------------------------------------
 @pytest.mark.ray
 def test_a_ray_cluster_prepares_the_same(tmp_path: Path, local_ray: object) -> None:
@@ -519,17 +280,3 @@ def test_a_node_that_sees_other_files_is_named(tmp_path: Path, local_ray: object
 class OfThisProcess(toy_films.Block):
     def fingerprint(self) -> str:
         return str(os.getpid())
-
-
-def test_what_else_lies_in_the_cache_is_never_removed(tmp_path: Path) -> None:
-    """A folder of somebody else's, whatever its name, and a data root below the cache."""
-    cache = tmp_path / "cache"
-    kept = [cache / name for name in ("my_thesis", "manifest-data", "notes-0123456789abcdef", "toy_films-old")]
-    for folder in kept:
-        folder.mkdir(parents=True)
-        (folder / "file").write_bytes(bytes(50_000))
-    half_done = cache / "toy_films-0123456789abcdef.part"
-    half_done.mkdir()
-    (half_done / "image.npy").write_bytes(bytes(50_000))
-    Room(1e-6).keep(toy(cache).folder)
-    assert all((folder / "file").is_file() for folder in kept) and not half_done.exists()

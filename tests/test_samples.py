@@ -17,7 +17,8 @@ from data.batch import Batch
 from data.cache import Prepared, prepare
 from data.errors import ConfigError, DataError
 from data.inputs import Augment, Inputs, Roi, Stream
-from data.samples import Samples, TrainingData, batches, step_sizes, steps_per_epoch
+from data.loading import batches, step_sizes, steps_per_epoch
+from data.samples import Samples, TrainingData
 from tests import toy_films
 
 ROI = Roi(strategy="box_scale", scale=1.5)
