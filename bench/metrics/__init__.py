@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from bench.metrics import agreement, auroc, combine, explain
+from bench.metrics import agreement, auroc, combine, counterfactual, explain, prototypes
 from bench.metrics.agreement import confusion
 from bench.metrics.combine import holm
 from bench.metrics.estimate import Estimate
@@ -22,6 +22,7 @@ from data.errors import ConfigError, DataError
 from data.tracks import TRACKS
 
 __all__ = [
+    "COUNTERFACTUAL",
     "METRICS",
     "VERSION",
     "Estimate",
@@ -41,12 +42,13 @@ __all__ = [
     "smallest_difference",
     "unavailable",
 ]
-VERSION = 1  # bumped when a number changes; part of a run's identity
+VERSION = 2  # bumped when a number changes; part of a run's identity
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. direction: "max", "min", or "none" where more is neither. needs: of maps, masks, fine, images.
+    """One metric. direction: "max", "min", or "none" where more is neither. needs: of maps, masks, fine, images, evidence,
+    pairs (films and their edited copies).
 
     doc: its page in docs/metrics. tracks: those that have it.
     """
@@ -63,7 +65,6 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 _PARTS: dict[str, Callable[[Frame], Part]] = {}
 _ALL = frozenset(TRACKS)
-SCALES: tuple[explain.Scale, ...] = ("lesion", "fine")
 OF: tuple[explain.Of, ...] = ("true", "predicted")
 
 
@@ -102,7 +103,7 @@ def _register_classification() -> None:
 
 def _register_explanation() -> None:
     doc, share = "activation_precision", "share of pixels"
-    for scale in SCALES:
+    for scale in explain.SCALES:
         extra = ["fine"] if scale == "fine" else []
         needs = ["maps", "masks", *extra]
         for of in OF:
@@ -122,12 +123,97 @@ def _register_explanation() -> None:
             text = f"activation precision of a blind map: {name} of the image"
             needed = ["masks", "images", *extra]
             _register(f"blind_{name}_{scale}", make, text, "skill", direction="none", unit=share, needs=needed)
+        make = partial(explain.blind, scale=scale, name="random")
+        text = "activation precision of the same network with random weights"
+        _register(f"blind_random_{scale}", make, text, "skill", direction="none", unit=share, needs=needs)
     text = "share of pixels counted as active (0.05 unless the map has ties)"
     _register("ap_pixels", explain.active_pixels, text, doc, direction="none", unit=share, needs=["maps", "masks"])
 
 
+def _register_location() -> None:
+    """Pointing game and energy in mask, for both classes, and what the best blind map gets by the same score."""
+    scores: tuple[tuple[explain.Score, str, str, str], ...] = (
+        ("pointing_", "pointing_game", "share of maps whose maximum lies on the {} mask", "share of maps"),
+        ("energy_", "energy_in_mask", "share of the map's positive sum that lies on the {} mask", "share of the sum"),
+    )
+    for score, name, words, unit in scores:
+        for scale in explain.SCALES:
+            text, needs = words.format(scale), ["masks", *(["fine"] if scale == "fine" else [])]
+            for of in OF:
+                make = partial(explain.located, scale=scale, of=of, score=score)
+                label = f"{name}_{scale}{'' if of == 'true' else '_predicted'}"
+                _register(label, make, f"{text}, {of} class", name, unit=unit, needs=["maps", *needs])
+            make = partial(explain.best_blind, scale=scale, score=score)
+            blind = f"{text}, best blind map"
+            _register(f"{name}_blind_{scale}", make, blind, name, direction="none", unit=unit, needs=needs)
+
+
+def _register_prototypes() -> None:
+    needs, doc = ["evidence"], "prototypes"
+    facts = (
+        ("duplicates", prototypes.duplicates, "min", "prototypes that are the same training patch as another"),
+        ("dead", prototypes.dead, "min", "prototypes that are never among the three strongest of their class"),
+        ("purity", prototypes.purity, "max", "the 10 most activated images that have the prototype's class, mean"),
+        ("purity_chance", prototypes.purity_chance, "none", "all images that have the prototype's class, mean"),
+    )
+    for name, make, direction, text in facts:
+        unit = "share of images" if name.startswith("purity") else "share of prototypes"
+        _register(f"prototype_{name}", make, f"share of {text}", doc, direction=direction, unit=unit, needs=needs)
+    text = "effective number of prototypes that speak most for the predicted class"
+    _register("prototypes_used", prototypes.used, text, doc, direction="none", unit="prototypes", needs=needs)
+    for level in prototypes.LEVELS:
+        use = partial(prototypes.use_of_level, level=level)
+        text = f"share of images decided by a prototype of level {level} of the pyramid"
+        name = f"prototype_use_level_{level}"
+        _register(name, use, text, doc, direction="none", unit="share of images", needs=needs)
+
+
+def _register_necessity() -> None:
+    """Without the strongest prototype, against without a random one."""
+    for which, label, direction, text in (
+        ("difference", "necessity", "max", "the strongest prototype is dropped, less the same of a random one"),
+        ("top", "necessity_top", "none", "the strongest prototype is dropped"),
+        ("random", "necessity_random", "none", "a random prototype is dropped"),
+    ):
+        drop = partial(prototypes.necessity, which=which)
+        words = f"fall of the predicted class's probability when {text}"
+        _register(label, drop, words, "necessity", direction=direction, unit="probability", needs=["evidence"])
+    for which, label, text in (
+        ("top", "necessity_flips", "the strongest prototype"),
+        ("random", "necessity_flips_random", "a random prototype"),
+    ):
+        flip = partial(prototypes.flips, which=which)
+        words, unit = f"share of images whose predicted class changes when {text} is dropped", "share of images"
+        _register(label, flip, words, "necessity", direction="none", unit=unit, needs=["evidence"])
+
+
+def _register_counterfactual() -> None:
+    """What removing the lesion changes; each beside the same of networks with random weights."""
+    doc, pairs, column = "counterfactual", "share of pairs", TRACKS["margin"].column
+    sign = {which: partial(counterfactual.right_sign, which=which) for which in ("all", "removed", "exchanged")}
+    facts: tuple[tuple[str, counterfactual.Make, str, str, Iterable[str]], ...] = (
+        ("sign", sign["all"], pairs, "share of edits of the lesion to which the score answers the right way", _ALL),
+        ("sign_removed", sign["removed"], pairs, "the same of removals: the own class's logit falls", _ALL),
+        ("sign_exchanged", sign["exchanged"], pairs, "the same of exchanges: the set class's p rises", [column]),
+        ("auroc", counterfactual.against_sham, "", "AUROC of the removal's change of the logit against a sham's", _ALL),
+        ("lift", counterfactual.map_lift, "", "map's top 5 % pixels on the change, over the change's area", _ALL),
+        ("spearman", counterfactual.lift_and_change, "", "Spearman of lift and change of the logit", _ALL),
+    )
+    for name, make, unit, text, tracks in facts:
+        label, null, random = f"counterfactual_{name}", counterfactual.band(make), f"{text}; random weights"
+        _register(label, make, text, doc, unit=unit, tracks=tracks, needs=["pairs"])
+        _register(f"{label}_random", null, random, doc, direction="none", unit=unit, tracks=tracks, needs=["pairs"])
+    text, unit = "share of the image that counts as changed (lift is at most 1 over it)", "share of pixels"
+    _register("counterfactual_area", counterfactual.map_area, text, doc, direction="none", unit=unit, needs=["pairs"])
+
+
 _register_classification()
 _register_explanation()
+_register_location()
+_register_prototypes()
+_register_necessity()
+_register_counterfactual()
+COUNTERFACTUAL = tuple(name for name, metric in METRICS.items() if "pairs" in metric.needs)
 _QUICK = ("auroc_mean", "auroc_", "accuracy")
 
 

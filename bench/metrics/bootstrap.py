@@ -31,7 +31,7 @@ def weights(patients: int, resamples: int = RESAMPLES) -> np.ndarray:
 
 def resample(totals: Totals, resamples: int = RESAMPLES) -> np.ndarray:
     """(B,) the metric on each resample; NaN where a resample does not define it (a class missing)."""
-    patients = totals.stats.shape[1]
+    patients = len(totals.stats[0])
     drawn, step = weights(patients, resamples), max(1, _CHUNK // max(patients, 1))
     pieces = [totals.resampled(drawn[i : i + step].astype(np.float64)) for i in range(0, resamples, step)]
     return np.concatenate(pieces)

@@ -20,6 +20,7 @@ from data.errors import DataError
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
 ONE_SEED = "patients only: one seed says nothing about the next"
+ONE_NETWORK = "a fact of one trained network: only further seeds would give an interval"
 _NONE = 1e-16  # a variance below this is none: rounding leaves about 1e-33
 
 
@@ -66,7 +67,8 @@ def mean_psi(parts: Sequence[Part]) -> np.ndarray:
 def check_same_rows(parts: Sequence[Part]) -> None:
     """Raise DataError unless all parts rest on the same patients."""
     for part in parts[1:]:
-        if not np.array_equal(part.patients, parts[0].patients) or part.n != parts[0].n:
+        other_rows = part.n != parts[0].n and not part.of_model
+        if not np.array_equal(part.patients, parts[0].patients) or other_rows:
             raise DataError(
                 "frames of different test rows",
                 f"{parts[0].n} and {part.n} rows",
@@ -81,9 +83,14 @@ def estimate(parts: Sequence[Part]) -> Estimate:
     notes = [note for note in dict.fromkeys(part.note for part in parts) if note]
     if not np.isfinite(value):
         return Estimate(None, None, None, parts[0].n, "none", "; ".join([*notes, "not defined on these rows"]))
-    if len(parts) == 1:
-        notes.append(ONE_SEED)
-    make = _bootstrapped if parts[0].totals is not None else _placed
+    if parts[0].band:
+        make = _of_random_weights
+    elif parts[0].of_model:
+        make = _of_networks
+    else:
+        notes += [ONE_SEED] if len(parts) == 1 else []
+        totals = parts[0].totals
+        make = _placed if totals is None else _jackknifed if totals.biased else _bootstrapped
     found = make(parts, value)
     note = "; ".join([*([found.note] if found.note else []), *notes])
     return replace(found, note=note)
@@ -91,6 +98,26 @@ def estimate(parts: Sequence[Part]) -> Estimate:
 
 def _who(parts: Sequence[Part]) -> str:
     return f"patients x {len(parts)} seeds" if len(parts) > 1 else "patients"
+
+
+def _of_networks(parts: Sequence[Part], value: float) -> Estimate:
+    """The t interval over seeds of a share that is a fact of each network; which patients were met does not enter."""
+    n = min(part.n for part in parts)
+    if len(parts) == 1:
+        return Estimate(value, None, None, n, "none", ONE_NETWORK)
+    found = spread(parts)
+    if found.variance < _NONE:
+        return Estimate(value, None, None, n, "none", "the seeds do not differ")
+    half = found.quantile * found.error
+    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), n, f"t over {len(parts)} seeds, no patients")
+
+
+def _of_random_weights(parts: Sequence[Part], value: float) -> Estimate:
+    """A null band: from the lowest to the highest value of networks that have learnt nothing."""
+    values = [one for part in parts for one in part.band]
+    count = max(len(part.band) for part in parts)  # each seed is set beside the same networks
+    kind = f"range of {count} networks with random weights"
+    return Estimate(value, min(values), max(values), parts[0].n, kind)
 
 
 def _placed(parts: Sequence[Part], value: float) -> Estimate:
@@ -137,11 +164,23 @@ def _bootstrapped(parts: Sequence[Part], value: float) -> Estimate:
     return Estimate(value, *_widened(value, low, high, float(np.nanvar(drawn)), seeds, parts[0], totals), n, kind, note)
 
 
+def _jackknifed(parts: Sequence[Part], value: float) -> Estimate:
+    """t interval of psi around the value less its jackknife bias; it always holds the value as well."""
+    totals, n, count = _joint(parts), parts[0].n, len(parts[0].patients)
+    found = spread(parts)
+    if not found.variance > _NONE:
+        return Estimate(value, None, None, n, "none", "no patient tells")
+    centre = value - (count - 1) * (float(np.nanmean(totals.jackknife())) - value)
+    half = found.quantile * found.error
+    low, high = max(min(value, centre - half), totals.lowest), min(max(value, centre + half), totals.highest)
+    return Estimate(value, low, high, n, f"jackknife t, bias-corrected ({_who(parts)})")
+
+
 def _joint(parts: Sequence[Part]) -> Totals:
     """Totals whose runs are all seeds' runs, so that their mean is the mean over seeds."""
-    stacks = [part.totals.stats for part in parts if part.totals is not None]
-    assert parts[0].totals is not None
-    return replace(parts[0].totals, stats=np.concatenate(stacks))
+    totals = [part.totals for part in parts if part.totals is not None]
+    runs = [run for one in totals for run in one.stats]
+    return replace(totals[0], stats=runs, highest=max(one.highest for one in totals))
 
 
 def _widened(
@@ -183,11 +222,15 @@ def difference(a: Sequence[Part], b: Sequence[Part]) -> tuple[Estimate, float]:
     if not np.isfinite(value):
         return Estimate(None, None, None, n, "none", "not defined on these rows"), float("nan")
     found = spread(a, b)
-    kind = f"paired patients, t ({_seeds(a)} and {_seeds(b)})"
-    notes = "" if min(len(a), len(b)) > 1 else "a method with one seed: the interval lacks the seed's part"
+    of_model, fewest = a[0].of_model, min(len(a), len(b))
+    if of_model and fewest == 1:
+        return Estimate(value, None, None, n, "none", ONE_NETWORK), float("nan")
+    kind = f"{'seeds alone' if of_model else 'paired patients'}, t ({_seeds(a)} and {_seeds(b)})"
+    notes = "" if fewest > 1 else "a method with one seed: the interval lacks the seed's part"
     if found.variance < _NONE or not np.isfinite(found.variance):
         p = 1.0 if abs(value) < 1e-12 else float("nan")
-        return Estimate(value, None, None, n, "none", "no patient tells the methods apart"), p
+        why = "no seed differs from another" if of_model else "no patient tells the methods apart"
+        return Estimate(value, None, None, n, "none", why), p
     open_ = a[0].open or b[0].open
     if open_:
         return Estimate(value, None, None, n, "none", open_), float("nan")

@@ -38,7 +38,8 @@ class Frame:
 
     meta: JSON values: method, dataset, track, classes, side, seed, fold, data_hash, split_hash, identity, versions,
     input, supervision; `variant_maps` {variant: map name} says which map a variant reads. masks: see `pack_masks`.
-    evidence: one row per (record, finding, source, class) with its contribution.
+    evidence: one row per (record, finding, source, class) with its contribution. counterfactual: one row per (record,
+    finding, edit, network), where the data have edited copies of films (bench/metrics/counterfactual.py).
     """
 
     predictions: pd.DataFrame
@@ -46,6 +47,7 @@ class Frame:
     maps: MapTable | None = None
     masks: dict[str, np.ndarray] | None = None
     evidence: pd.DataFrame | None = None
+    counterfactual: pd.DataFrame | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -158,7 +160,9 @@ class Frame:
         common = set.intersection(*(set(part) for part in masks)) if len(masks) == len(frames) else set()
         packed = {name: np.concatenate([part[name] for part in masks]) for name in sorted(common)} or None
         evidence = [frame.evidence for frame in frames if frame.evidence is not None]
-        joined = cls(rows, meta, maps, packed, pd.concat(evidence, ignore_index=True) if evidence else None)
+        edits = [frame.counterfactual for frame in frames if frame.counterfactual is not None]
+        further = [pd.concat(tables, ignore_index=True) if tables else None for tables in (evidence, edits)]
+        joined = cls(rows, meta, maps, packed, evidence=further[0], counterfactual=further[1])
         joined.validate()
         return joined
 
@@ -182,7 +186,10 @@ class Frame:
         Raises MachineError when the disk does not take it.
         """
         maps = self.maps
-        tables = {"predictions": self.predictions, "maps": maps.entries if maps else None, "evidence": self.evidence}
+        tables = {
+            "predictions": self.predictions, "maps": maps.entries if maps else None,
+            "evidence": self.evidence, "counterfactual": self.counterfactual,
+        }  # fmt: skip
         arrays = {"maps": maps.stacks if maps else None, "masks": self.masks}
         return write_frame(Path(folder), self.meta, tables, arrays)
 
@@ -191,7 +198,8 @@ class Frame:
         """Read a frame back. Raises DataError, in one line, when a file is missing, truncated or not a frame's."""
         meta, tables, arrays = read_frame(Path(folder))
         maps = MapTable(tables["maps"], arrays["maps"]) if "maps" in tables and "maps" in arrays else None
-        frame = cls(tables["predictions"], meta, maps, arrays.get("masks"), tables.get("evidence"))
+        evidence, edits = tables.get("evidence"), tables.get("counterfactual")
+        frame = cls(tables["predictions"], meta, maps, arrays.get("masks"), evidence, edits)
         frame.validate()
         return frame
 

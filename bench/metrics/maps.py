@@ -11,6 +11,7 @@ from data.errors import DataError
 
 ENTRY_COLUMNS = ("record_id", "finding_id", "map", "class", "of", "source", "key", "position", "offset", "scale")
 OF = ("true", "predicted", "both")
+UNTRAINED = "untrained "  # before the name of a map: of the same network with random weights, on the same rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 Shapes: G patients, D statistics, R runs (folds of one seed), K seeds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,31 +17,33 @@ class NotComputableError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """A metric that is a function of sums over patients: `value` of the column sums of `stats` (R, G, D), mean over R.
+    """A metric that is a function of sums over patients: `value` of the column sums of each run, mean over runs.
 
-    lowest, highest: the metric's range. proportion: the value is column 0 / column 1, each row's part 0 or 1.
+    stats: R arrays (G, D); D may differ between runs (one column a prototype). lowest, highest: the metric's range.
+    proportion: the value is column 0 / column 1, each row's part 0 or 1. biased: small samples shift the value (an
+    effective number), so that BCa fails: the jackknife gives its interval.
     """
 
-    stats: np.ndarray
+    stats: Sequence[np.ndarray]
     value: Value
     lowest: float = 0.0
     highest: float = 1.0
     proportion: bool = False
+    biased: bool = False
 
     def full(self) -> float:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return float(np.mean(self.value(self.stats.sum(axis=1))))
+            return float(np.mean([self.value(run.sum(axis=0)) for run in self.stats]))
 
     def jackknife(self) -> np.ndarray:
         """(G,) the value without each patient."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            without = self.stats.sum(axis=1, keepdims=True) - self.stats
-            return np.asarray(np.mean(self.value(without), axis=0))
+            return np.asarray(np.mean([self.value(run.sum(axis=0) - run) for run in self.stats], axis=0))
 
     def resampled(self, weights_BG: np.ndarray) -> np.ndarray:
         """(B,) the value of each resample, given how often it holds each patient."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.mean([self.value(weights_BG @ stats) for stats in self.stats], axis=0))
+            return np.asarray(np.mean([self.value(weights_BG @ run) for run in self.stats], axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,9 @@ class Part:
 
     strata (G): patients with the same set of labels; degrees of freedom are counted by stratum (Welch). bound: number
     of independent comparisons behind a value of exactly 0 or 1. open: why there is no interval ("": there is one).
-    totals: where the bootstrap gives the interval; None: the logit-t interval of psi.
+    totals: where the bootstrap gives the interval; None: the logit-t interval of psi. of_model: the value is a fact of
+    the trained network and no mean over patients (psi is 0): its interval is that of seeds, and n may differ between them.
+    band: the values of several networks with random weights, whose mean the value is: its interval is their range.
     """
 
     value: float
@@ -62,6 +66,8 @@ class Part:
     open: str = ""
     bound: int = 0
     totals: Totals | None = None
+    of_model: bool = False
+    band: tuple[float, ...] = ()
 
     @property
     def variance(self) -> float:
@@ -111,6 +117,7 @@ def part_of_totals(
     lowest: float = 0.0,
     highest: float = 1.0,
     proportion: bool = False,
+    biased: bool = False,
 ) -> Part:
     """A Part from rows' statistics (N, D). psi is the jackknife's: (G-1)/G of what leaving the patient out changes."""
     names, position = by_patient(patients)
@@ -119,7 +126,7 @@ def part_of_totals(
     for r, fold in enumerate(runs):
         here = folds == fold
         np.add.at(stats[r], position[here], rows[here])
-    totals = Totals(stats, value, lowest, highest, proportion)
+    totals = Totals(tuple(stats), value, lowest, highest, proportion, biased)
     full, without = totals.full(), totals.jackknife()
     centred = np.nanmean(without) - without if np.isfinite(without).any() else np.zeros(len(names))
     psi = np.nan_to_num(centred * (len(names) - 1) / max(len(names), 1))
