@@ -1,6 +1,8 @@
-"""Class activation maps from the gradient of a class score (Selvaraju et al. 2017; Chattopadhay et al. 2018).
+"""Class activation maps: CAM (Zhou et al. 2016), GradCAM (Selvaraju et al. 2017), GradCAM++ (Chattopadhay et al. 2018),
+XGradCAM (Fu et al. 2020), LayerCAM (Jiang et al. 2021).
 
-Shapes: B images, C channels, h w cells, K classes. A: activations (B, C, h, w); g: d score / d A.
+Shapes: B images, C channels, h w cells, K classes. A: activations (B, C, h, w); g: d score / d A; S_k: sum of A_k over
+cells. A rule gives the weighted channels as they are: negative values are cut off, where they are, by who shows the map.
 """
 
 from collections.abc import Callable
@@ -9,8 +11,15 @@ import torch
 from torch import Tensor
 
 GRADCAMPP_EPS = 1e-6  # of the public library; it matters where gradients are tiny
+XGRADCAM_EPS = 1e-7  # of the public library
 
 
+def full(value: Tensor) -> Tensor:
+    """Half precision back to float32; float64 stays."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+# ---- gradients ---------------------------------------------------------------------------------------------------
 def class_gradient(
     activation_BChw: Tensor, head: Callable[[Tensor], Tensor], target_B: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -18,16 +27,39 @@ def class_gradient(
 
     head: (B, C, h, w) -> scores (B, K); samples must not depend on one another in it (evaluation mode).
     """
-    half = activation_BChw.dtype in (torch.bfloat16, torch.float16)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(activation_BChw.device.type, enabled=False),
     ):
-        a = (activation_BChw.float() if half else activation_BChw).detach().clone().requires_grad_()
+        a = full(activation_BChw).detach().clone().requires_grad_()
         score = head(a).gather(1, target_B.view(-1, 1)).sum()
         (gradient,) = torch.autograd.grad(score, a)
     return a.detach(), gradient
+
+
+def class_maps(activation_BChw: Tensor, head: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """(scores (B, K), maps (B, K, h, w)): GradCAM of every class in units of its score, to be trained by.
+
+    The gradient passes through the maps, their weights included, where gradients are on. Weights are sums over cells, not
+    means: what punishes a map then does not depend on how many cells it has. head: as in class_gradient; dropout may act.
+    """
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        a = activation_BChw if activation_BChw.requires_grad else activation_BChw.detach().requires_grad_()
+        scores_BK = head(a)
+        maps = []
+        for score_B in scores_BK.unbind(dim=1):
+            (g,) = torch.autograd.grad(score_B.sum(), a, retain_graph=True, create_graph=keep)
+            maps.append(gradcam(a, g) * (a.shape[2] * a.shape[3]))
+    return scores_BK, torch.stack(maps, dim=1)
+
+
+# ---- rules -------------------------------------------------------------------------------------------------------
+def cam(a_BChw: Tensor, weight_KC: Tensor) -> Tensor:
+    """sum_k W_ck A_k of every class (B, K, h, w), W the rows of a linear layer on the mean over cells: the map's mean is
+    the score without its bias, and the map is GradCAM's times the number of cells."""
+    return torch.einsum("kc,bchw->bkhw", weight_KC, a_BChw)
 
 
 def gradcam(a_BChw: Tensor, g_BChw: Tensor) -> Tensor:
@@ -44,3 +76,15 @@ def gradcampp(a_BChw: Tensor, g_BChw: Tensor, eps: float = GRADCAMPP_EPS) -> Ten
     share = torch.where(g_BChw != 0, share, torch.zeros_like(share))
     weight_BC11 = (share * g_BChw.clamp_min(0)).sum(dim=(2, 3), keepdim=True)
     return (weight_BC11 * a_BChw).sum(dim=1)
+
+
+def xgradcam(a_BChw: Tensor, g_BChw: Tensor) -> Tensor:
+    """sum_k w_k A_k with w_k = sum over cells of g_k A_k / (S_k + eps): GradCAM's where g_k is constant. (B, h, w)"""
+    total_BC11 = a_BChw.sum(dim=(2, 3), keepdim=True)
+    weight_BC11 = (g_BChw * a_BChw).sum(dim=(2, 3), keepdim=True) / (total_BC11 + XGRADCAM_EPS)
+    return (weight_BC11 * a_BChw).sum(dim=1)
+
+
+def layercam(a_BChw: Tensor, g_BChw: Tensor) -> Tensor:
+    """sum_k max(g_k, 0) A_k, cell by cell. (B, h, w)"""
+    return (g_BChw.clamp_min(0) * a_BChw).sum(dim=1)

@@ -53,6 +53,7 @@ class PrototypeMethod(Method):
 
     measure: ClassVar[Literal["l2", "cosine"]] = "l2"  # what a projection searches by
     any_class: bool = False  # may a prototype become a patch of another class
+    projection_norm: InputNorm | None = None  # of the images that patches are searched in; None: as in training
     trunk: Trunk
     prototypes: nn.Parameter
     h1: nn.Linear
@@ -132,12 +133,18 @@ class PrototypeMethod(Method):
     @property
     def projection_streams(self) -> tuple[str, ...]:
         """Streams that patches come from."""
-        return ("fine",) if self.config.projection_set == "fine_annotated" else ("train",)
+        return self.start_streams
 
     # ---- where prototypes come from -----------------------------------------------------------------------------
+    def init_stages(self) -> list[Stage]:
+        """What comes before training where prototypes start as patches."""
+        if self.config.prototype_init == "uniform":
+            return []
+        return [Stage("prototype_init", epochs=0, selectable=False, after=self.start_as_patches)]
+
     @torch.no_grad()
-    def start_in_lesions(self, context: Context) -> None:
-        """Prototypes become patches inside lesions of their class, one per training sample, drawn by the run's seed."""
+    def start_as_patches(self, context: Context) -> None:
+        """Prototypes become patches of images of their class, one per training sample, drawn by the run's seed."""
         seed = int(context.generator("prototype_init").integers(2**31))
         draws: dict[int, list[projection.Draw]] = {}
         for batch in (batch for stream in self.start_streams for batch in context.batches(stream)):
@@ -152,11 +159,13 @@ class PrototypeMethod(Method):
 
     @property
     def start_streams(self) -> tuple[str, ...]:
-        """Streams that `start_in_lesions` draws from."""
+        """Streams that `start_as_patches` draws from."""
         return ("train",)
 
     def start_region(self, batch: Batch) -> Tensor:
         """(B, 1, H, W): where prototypes may start."""
+        if self.config.prototype_init == "patches":
+            return torch.ones_like(batch.mask)
         return batch.mask * batch.has_mask.view(-1, 1, 1, 1)
 
     def _wanted(self, members: Tensor) -> list[int]:
@@ -179,10 +188,9 @@ class PrototypeMethod(Method):
     @torch.no_grad()
     def project(self, context: Context) -> None:
         """Each prototype becomes the nearest training patch of its class, and keeps where that was."""
-        norm: InputNorm | None = "imagenet" if self.config.projection_input_norm == "imagenet" else None
         best: dict[int, projection.Patch] = {}
         for batch in (batch for stream in self.projection_streams for batch in context.batches(stream)):
-            for z, members in self.latents(batch.image, norm):
+            for z, members in self.latents(batch.image, self.projection_norm):
                 found = projection.nearest_patches(
                     z, batch.index, self.labels(batch), self.prototypes[members], self.classes[members],
                     any_class=self.any_class, measure=self.measure,
@@ -333,14 +341,13 @@ class PrototypeMethod(Method):
 
     @torch.no_grad()
     def explain(self, batch: Batch) -> list[list[Panel]]:
-        """The paper's figure: the image, then the prototypes that spoke most for the predicted class."""
+        """The paper's figure: the image and the sum, then the prototypes that spoke most for the predicted class."""
         seen = self.look(batch.image)
-        return [panels.case(self, batch, seen, i) for i in range(len(batch))]
+        return panels.cases(self, batch, seen, self.maps(batch, self._margins(seen.logits).argmax(dim=1))["cav"])
 
     def artifacts(self) -> dict[str, list[Panel]]:
-        """A gallery of the prototypes that pruning left, each as the training patch that it is and its map there."""
-        left = self.active.nonzero()[:, 0].tolist()
-        return {"prototypes": [panel for j in left for panel in (panels.source(self, j), panels.source_map(self, j))]}
+        """A gallery of the prototypes: each as the training patch that it is, and its map there."""
+        return {"prototypes": panels.gallery(self)}
 
 
 def stretches(joint_epochs: int, push_every: int) -> list[int]:

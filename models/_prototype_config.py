@@ -12,6 +12,8 @@ from models._prototypes import Distance
 from models._trunks import TrunkConfig
 from models.method import Field
 
+Init = Literal["uniform", "patches", "lesion_patches"]
+
 
 class Prune(BaseModel):
     """Which prototypes are taken out after the last projection."""
@@ -52,9 +54,10 @@ class PrototypeConfig(TrunkConfig):
     prototype_depth: int = Field(
         512, ge=1, description="depth of a prototype at width 1, scaled as the trunk's channels"
     )
-    prototype_init: Literal["uniform", "lesion_patches"] = Field(
+    prototype_init: Init = Field(
         "uniform",
-        description="uniform: U[0, 1) (paper); lesion_patches: random latent patches in own-class lesion masks (ours)",
+        description="uniform: U[0, 1) (paper); patches: random latent patches of own-class images; lesion_patches: of "
+        "those inside lesion masks (both ours)",
     )
     distance: Distance = Field("l2", description="l2: Euclidean, unsquared (code); l2sq: squared (Eq. 1 and 6)")
     topk_k: int = Field(

@@ -51,6 +51,7 @@ class _PrototypeNet(PrototypeMethod):
                 f"topk_k {config.topk_k} is more than the map's {side} x {side} cells", "topk_k", "lower it"
             )
         self.keep_sources(torch.arange(k).repeat_interleave(each), [side] * (k * each))
+        self.projection_norm = "imagenet" if config.projection_input_norm == "imagenet" else None
         with torch.no_grad():
             self.h1.weight.copy_(proto.class_weights(self.classes, k, config.incorrect_class_weight))
 
@@ -78,9 +79,7 @@ class _PrototypeNet(PrototypeMethod):
         check_weights(c)
         if "fine_annotated" in (c.projection_set, c.mal_head.fit_on) and "fine" not in streams:
             raise ConfigError("there is no stream of finely annotated samples", "projection_set", "choose train")
-        stages: list[Stage] = []
-        if c.prototype_init == "lesion_patches":
-            stages.append(Stage("prototype_init", epochs=0, selectable=False, after=self.start_in_lesions))
+        stages = self.init_stages()
         if c.warm_epochs:
             stages.append(
                 Stage(
@@ -168,6 +167,10 @@ class _PrototypeNet(PrototypeMethod):
         return {}
 
     # ---- what the shared parts ask ------------------------------------------------------------------------------
+    @property
+    def projection_streams(self) -> tuple[str, ...]:
+        return ("fine",) if self.config.projection_set == "fine_annotated" else ("train",)
+
     @property
     def standing(self) -> list[Tensor]:
         return [torch.arange(len(self.classes), device=self.classes.device)]

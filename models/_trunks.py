@@ -17,6 +17,7 @@ from data.errors import ConfigError
 from models.method import Field, MethodConfig, Requirement, Task
 
 InputNorm = Literal["none", "imagenet", "per_image"]
+LOWEST_LEVEL = 2  # of a pyramid
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
 
@@ -77,6 +78,30 @@ class Trunk(nn.Module):
         x: Tensor = self.features(normalise(image_B1HW, input_norm or self.input_norm))
         return x
 
+    def pyramid(self, image_B1HW: Tensor, input_norm: InputNorm | None = None) -> dict[int, Tensor]:
+        """level -> (B, C_l, h_l, w_l): what comes out of pools 2, 3..., and last what `forward` gives (paper 000, Eq. 1)."""
+        x = normalise(image_B1HW, input_norm or self.input_norm)
+        found: dict[int, Tensor] = {}
+        level = 0
+        for module in self.features:
+            x = module(x)
+            if isinstance(module, nn.MaxPool2d):
+                level += 1
+                found[level] = x
+        found[self.blocks] = x
+        return {level: found[level] for level in self.levels}
+
+    @property
+    def levels(self) -> dict[int, int]:
+        """Level of the pyramid -> its channels: pools 2 up to the last pool, and the last feature map."""
+        blocks = "".join("M" if item == "M" else f" {item} " for item in self.layout).split("M")
+        channels = {number: int(block.split()[-1]) for number, block in enumerate(blocks, start=1)}
+        return {level: count for level, count in channels.items() if level >= LOWEST_LEVEL}
+
+    def level_size(self, level: int, size: int) -> int:
+        """Cells along one side of a level of a square input: 56, 28, 14, 14 of 224."""
+        return size // 2 ** min(level, self.blocks - 1)
+
     @property
     def receptive_field(self) -> int:
         """Side of the square of input pixels that one cell of the map depends on."""
@@ -93,15 +118,17 @@ class Trunk(nn.Module):
         return size // 2 ** (self.blocks - 1)
 
     def take_over(self, state: Mapping[str, Tensor]) -> None:
-        """Start from a trunk that was trained with batch norm; without batch norm here, it is folded in (exact)."""
+        """Start from a trained trunk of this layout. Batch norm that it was trained with is folded in (exact) where there
+        is none here."""
+        own = {key: value for key, value in state.items() if key.startswith("features.")}
+        if own.keys() == {f"features.{key}" for key in self.features.state_dict()}:
+            self.load_state_dict(own)
+            return
         donor = Trunk.__new__(Trunk)
         nn.Module.__init__(donor)
         donor.features = make_layers(_channels(self.features), batch_norm=True)
-        donor.load_state_dict({key: value for key, value in state.items() if key.startswith("features.")})
-        if self.norm == "batch":
-            self.features.load_state_dict(donor.features.state_dict())
-        else:
-            self.features.load_state_dict(folded(donor.features).state_dict())
+        donor.load_state_dict(own)
+        self.features.load_state_dict(folded(donor.features).state_dict())
 
 
 def _layout(width: float, blocks: int) -> list[int | str]:

@@ -7,17 +7,18 @@ Deviations: (1) augmentation is drawn online; (2) the epoch is chosen on validat
 recomputed, so that a patch is at distance 0 from itself; (4) pruning keeps ascending order.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.batch import Batch
-from data.inputs import Augment, Inputs, Stream
+from data.inputs import Augment, Inputs
+from models import _fine_annotation as fine
 from models import _prototypes as proto
 from models._prototype_config import PrototypeConfig
-from models._prototype_net import Seen, _PrototypeNet
-from models.method import Card, Field, Term, term
+from models._prototype_net import Distances, _PrototypeNet
+from models.method import Card, Field, Term
 
 CARD = Card(
     name="iaia_bl",
@@ -38,33 +39,14 @@ CARD = Card(
 )
 
 
-class Config(PrototypeConfig):
+class Config(fine.FineLossRules, PrototypeConfig):
     augment: Augment = Field(
         Augment(recipe="paper002"), description="crop, rotation, flips and quarter turns of the code"
     )
     samples_per_class: int | None = Field(
         5000, kind="budget", ge=1, description="draws of each class an epoch; 5000 in the paper"
     )
-    fine_batch_size: int = Field(
-        10, kind="budget", ge=0, description="finely annotated samples added to each step; 10 in the code"
-    )
     coef_fine: float = Field(1e-3, ge=0, description="weight of the fine-annotation loss, Eq. 3; 0.001")
-    fine_norm: proto.FineNorm = Field(
-        "stacked", description="stacked: the code's three norms; per_prototype: Eq. 7; square"
-    )
-    fine_norm_at: int | None = Field(
-        224, description="side at which a norm has its published weight; null: as it comes"
-    )
-    fine_scope: Literal["all_masked", "fine_only"] = Field(
-        "all_masked",
-        description="all_masked: lesion masks where there is no fine one (code and text); fine_only: D' of Eq. 7",
-    )
-    fine_reduction: Literal["sum", "mean"] = Field("sum", description="over the samples of a batch; sum in the code")
-    fine_unannotated: Literal["skip", "all_relevant"] = Field(
-        "skip",
-        description="samples without any mask: no term; all_relevant: other-class maps are punished all the same",
-    )
-    mask_binarise: bool = Field(False, description="round fractional mask pixels; false in the code")
 
 
 class IaiaBl(_PrototypeNet):
@@ -75,50 +57,18 @@ class IaiaBl(_PrototypeNet):
 
     def inputs(self) -> Inputs:
         """75 samples per step, and 10 finely annotated ones where the data set has such."""
-        inputs = super().inputs()
-        streams = inputs.streams
-        if self.config.fine_batch_size and "fine_mask" in self.task.provides:
-            streams = (*streams, Stream("fine", self.config.fine_batch_size, only="fine"))
-        return Inputs(inputs.size, inputs.target, streams, inputs.roi, inputs.augment)
+        return fine.with_fine_stream(super().inputs(), self.config, self.task)
 
     @property
     def supervision(self) -> str:
-        if not self.config.coef_fine:
-            return super().supervision
-        return "label + fine mask" if "fine_mask" in self.task.provides else "label + mask"
+        return fine.supervision(self.task) if self.config.coef_fine else super().supervision
 
-    def mask_terms(self, batch: Batch, seen: Seen) -> dict[str, Any]:
-        c = self.config
-        if not c.coef_fine:
+    def mask_terms(self, batch: Batch, seen: Distances) -> dict[str, Any]:
+        if not self.config.coef_fine:
             return {}
         with torch.autocast(seen.d.device.type, enabled=False):  # sums of squares need full precision
             return {"fine": self.fine_term(proto.similarity(seen.d), batch)}
 
     def fine_term(self, s_BMhw: Tensor, batch: Batch) -> Term:
         """Eq. 7 over the batch."""
-        c = self.config
-        outside_B1HW, taken_B = self.relevance(batch, s_BMhw)
-        chosen = taken_B.nonzero()[:, 0]
-        per_sample = proto.fine_loss_per_sample(
-            s_BMhw[chosen], outside_B1HW[chosen], batch.label[chosen], self.classes, self.active, c.fine_norm
-        )
-        size = (batch.mask.shape[2], batch.mask.shape[3])
-        total = per_sample.sum() * proto.norm_scale(c.fine_norm_at, size, c.fine_norm)
-        if c.fine_reduction == "mean":
-            return term(total / len(batch), "mean", c.coef_fine)
-        return term(total, "sum", c.coef_fine)
-
-    def relevance(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(outside (B, 1, H, W), 1 where a pixel is irrelevant; taken (B): does the sample count)."""
-        c = self.config
-        fine_B = batch.has_fine
-        mask = batch.fine_mask.where(fine_B.view(-1, 1, 1, 1), batch.mask).to(like.dtype)
-        if c.mask_binarise:
-            mask = (mask >= 0.5).to(like.dtype)
-        outside = 1 - mask
-        if c.fine_scope == "fine_only":
-            return outside, fine_B
-        masked_B = fine_B | batch.has_mask
-        if c.fine_unannotated == "skip":
-            return outside, masked_B
-        return outside * masked_B.view(-1, 1, 1, 1), masked_B | ~masked_B
+        return fine.fine_term(self.config, s_BMhw, batch, self.classes, self.active, self.config.coef_fine)

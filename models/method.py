@@ -149,14 +149,18 @@ class Variant:
 
 @dataclass
 class Panel:
-    """One picture of an explanation, as arrays. image and map in [0, 1]; outline 1 on the lesion; box x0 y0 x1 y1."""
+    """One picture of an explanation, as arrays. image in [0, 1]; outline 1 on the lesion; box x0 y0 x1 y1."""
 
     title: str
     image: np.ndarray  # (H, W)
-    map: np.ndarray | None = None  # (h, w): drawn over the image, one colour scale in [0, 1]
+    map: np.ndarray | None = None  # (h, w): drawn over the image
     outline: np.ndarray | None = None  # (H, W)
     box: tuple[float, float, float, float] | None = None
     caption: str = ""
+    scale: tuple[float, float] | None = None  # the map's values at the ends of the colours; None: it is in [0, 1]
+    beside: str = ""  # words at its right; their lines and columns are kept
+    line: int = 0  # pictures of a case, or of a page, stand on lines of their own
+    training_row: int | None = None  # what it shows: a row of the training table; None: the sample that is explained
 
 
 @dataclass(frozen=True)
@@ -291,6 +295,14 @@ class Method(nn.Module):
     def evidence(self, batch: Batch) -> Evidence | None:
         """What the trained track's scores are made of; None where a method has no such sum."""
         return None
+
+    def untrained(self) -> Method:
+        """A copy that has learnt nothing, which the maps are judged beside: built anew, with `weights` (if the config has
+        that field) set to none. Override where a constructor loads weights by another field."""
+        config = self.config
+        if "weights" in type(config).model_fields:
+            config = config.model_copy(update={"weights": "none"})
+        return type(self)(config, self.task)
 
     def variants(self) -> list[Variant]:
         return [Variant("default")]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from data.batch import Batch
 from data.inputs import Inputs, Roi
-from models._cams import class_gradient, gradcam, gradcampp
+from models._cams import class_gradient, full, gradcam, gradcampp
 from models._trunks import TrunkConfig, check_weights, requirements, trunk_state, vgg16_trunk
 from models.method import Card, Field, Loss, Method, MethodConfig, Prediction, Requirement, Stage, Task, term
 
@@ -61,7 +61,7 @@ class Config(TrunkConfig):
 class Vgg16(Method):
     """Trunk, head, cross-entropy."""
 
-    version = 1
+    version = 2
     Config = Config
 
     def __init__(self, config: MethodConfig, task: Task) -> None:
@@ -96,6 +96,7 @@ class Vgg16(Method):
                 "train",
                 [self.group("all", self.trunk, self.head, lr=c.lr, weight_decay=c.weight_decay)],
                 epochs=c.epochs,
+                streams=tuple(stream.name for stream in self.inputs().streams),
                 schedule=cosine if c.schedule == "cosine" else None,
                 warmup_steps=c.warmup_steps,
                 clip_norm=c.clip_norm,
@@ -104,12 +105,12 @@ class Vgg16(Method):
 
     def forward(self, batch: Batch, stage: Stage) -> Loss:
         logits_BK = self.head(self.trunk(batch.image))
-        return Loss(cross_entropy=term(F.cross_entropy(_full(logits_BK), batch.label)))
+        return Loss(cross_entropy=term(F.cross_entropy(full(logits_BK), batch.label)))
 
     # ---- reading ------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def predict(self, batch: Batch, track: str) -> Prediction:
-        scores_BK = _full(self.head(self.trunk(batch.image)))
+        scores_BK = full(self.head(self.trunk(batch.image)))
         return Prediction(scores=scores_BK, probabilities=scores_BK.softmax(dim=1))
 
     def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
@@ -124,7 +125,7 @@ def _head(config: Any, channels: int, classes: int) -> nn.Sequential:
     if config.head == "pool_linear":
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
     hidden = config.hidden
-    head = nn.Sequential(
+    return nn.Sequential(
         nn.AdaptiveAvgPool2d(7),
         nn.Flatten(),
         nn.Linear(channels * 49, hidden),
@@ -135,13 +136,3 @@ def _head(config: Any, channels: int, classes: int) -> nn.Sequential:
         nn.Dropout(config.dropout),
         nn.Linear(hidden, classes),
     )
-    for module in head:
-        if isinstance(module, nn.Linear):  # as torchvision's VGG
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
-    return head
-
-
-def _full(value: Tensor) -> Tensor:
-    """Half precision back to float32; float64 stays."""
-    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value

@@ -1,7 +1,9 @@
 """Search spaces: one file per method, `space(trial) -> overrides of that method's Config`, nested keys dotted.
 
 The name of a parameter is the config field's; a parameter that is no field (a switch between two forms of one) has its
-published value in the file's PUBLISHED, and SETTLES names the field that decides it when a suite holds that field. The published configuration is the Config's defaults, and lies in every space.
+published value in the file's PUBLISHED, and SETTLES names the field that decides it when a suite holds that field. The
+published configuration is the Config's defaults, and lies in every space. A second function of the file,
+`readings(trial)`, may add what is searched on request alone (`sweep --readings`): points on which sources disagree.
 """
 
 import importlib
@@ -13,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import models
+from bench.config import unflatten
 from data import plugins
 from data.errors import ConfigError, brief
 
@@ -30,35 +33,45 @@ def _own_names() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
-def load(name: str) -> Space:
-    """The space of a method. ConfigError where there is none, or its file fails to import."""
-    space: Space | None = getattr(_module(name), "space", None)
+def load(name: str, readings: bool = False) -> Space:
+    """The space of a method, with its readings where asked. ConfigError where there is none, or its file fails to import."""
+    module = _module(name)
+    space: Space | None = getattr(module, "space", None)
     if space is None:
         raise ConfigError("a search space defines space(trial)", _where(name), "see docs/adding_a_method.md")
-    return space
+    if not readings:
+        return space
+    further: Space | None = getattr(module, "readings", None)
+    if further is None:
+        raise ConfigError(f"the search space of {name} has no readings", "--readings", "leave it out")
+    return lambda trial: space(trial) | further(trial)
 
 
-def published(name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def has_readings(name: str) -> bool:
+    """Whether `readings` adds anything to the space of this method."""
+    return hasattr(_module(name), "readings")
+
+
+def published(name: str, overrides: Mapping[str, Any] | None = None, readings: bool = False) -> dict[str, Any]:
     """Parameters of trial 0: the published point, with what a suite lays over it (dotted keys), asked of the space
     itself, so that only those are named which it would suggest there. ConfigError where one lies outside its range."""
-    recorder = Published(name, _settled(name, overrides))
-    load(name)(recorder)
+    recorder = Published(name, overrides or {})
+    load(name, readings)(recorder)
     return recorder.params
 
 
-def suggest(name: str, trial: Any, held: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def suggest(name: str, trial: Any, held: Mapping[str, Any] | None = None, readings: bool = False) -> dict[str, Any]:
     """What the space suggests for a trial; parameters in `held` (dotted keys) are taken as they are and not searched."""
     fixed = _settled(name, held)
-    suggested = load(name)(Held(trial, fixed) if fixed else trial)
+    suggested = load(name, readings)(Held(trial, fixed) if fixed else trial)
     return {key: value for key, value in suggested.items() if key not in fixed}
 
 
 def check(name: str) -> None:
-    """ConfigError unless the published point lies inside the space and the space names fields of the Config."""
+    """ConfigError unless the published point lies inside the space, readings included, and it names fields of the Config."""
     recorder = Published(name, {})
-    config = models.load(name).Config
-    for key in load(name)(recorder):
-        _default(config, key, name)
+    for key in load(name, has_readings(name))(recorder):
+        _value(recorder.config, key, name)
 
 
 class _Suggester:
@@ -95,15 +108,16 @@ class Published(_Suggester):
     """A trial that gives the published values, and refuses those outside their range; `params` holds what was asked."""
 
     def __init__(self, method: str, overrides: Mapping[str, Any]) -> None:
-        self.method, self.overrides = method, overrides
-        self.config = models.load(method).Config
+        self.method, self.overrides = method, _settled(method, overrides)
+        # of a variant that a suite holds, the defaults are that variant's
+        self.config: BaseModel = models.load(method).Config.model_validate(unflatten(overrides))
         self.switches: Mapping[str, Any] = getattr(_module(method), "PUBLISHED", {})
         self.params: dict[str, Any] = {}
 
     def answer(self, name: str, kind: str, *args: Any, **kwargs: Any) -> Any:
         if name in self.overrides:  # laid over the published point: not searched, so no range applies
             return self.overrides[name]
-        value = self.switches[name] if name in self.switches else _default(self.config, name, self.method)
+        value = self.switches[name] if name in self.switches else _value(self.config, name, self.method)
         if not _inside(value, kind, args, kwargs):
             raise ConfigError(
                 f"the published {name} = {value!r} lies outside the range {args}",
@@ -132,9 +146,9 @@ def _inside(value: Any, kind: str, args: tuple[Any, ...], kwargs: Mapping[str, A
     return not step or abs((value - low) / step - round((value - low) / step)) < 1e-9
 
 
-def _default(config: type[BaseModel], key: str, method: str) -> Any:
-    """Default of a field, by dotted key."""
-    value: Any = config()
+def _value(config: BaseModel, key: str, method: str) -> Any:
+    """Value of a field, by dotted key."""
+    value: Any = config
     for part in key.split("."):
         if not isinstance(value, BaseModel) or part not in type(value).model_fields:
             raise ConfigError(

@@ -174,7 +174,7 @@ def test_h1_on_cached_scores_is_h1_on_images() -> None:
 # ---- prototypes --------------------------------------------------------------------------------------------------
 def test_prototypes_start_in_lesions_of_their_class() -> None:
     method = toy_method("iaia_bl", prototype_init="lesion_patches")
-    method.start_in_lesions(ToyContext(batches()))
+    method.start_as_patches(ToyContext(batches()))
     with torch.no_grad():
         for j in range(15):
             own = [subset(b, (b.label == method.classes[j]).nonzero()[:, 0]) for b in batches()]
@@ -182,7 +182,20 @@ def test_prototypes_start_in_lesions_of_their_class() -> None:
     for b in (made := batches()):
         b.has_mask[:] = False
     with pytest.raises(ConfigError, match="has a mask"):
-        method.start_in_lesions(ToyContext(made))
+        method.start_as_patches(ToyContext(made))
+
+
+def test_prototypes_may_start_without_any_mask() -> None:
+    method = toy_method("iaia_bl", prototype_init="patches")
+    assert next(stage.name for stage in method.stages()) == "prototype_init"
+    for batch in (made := batches()):
+        batch.has_mask[:] = batch.has_fine[:] = False
+    method.start_as_patches(ToyContext(made))
+    with torch.no_grad():
+        for j in range(15):
+            own = [subset(b, (b.label == method.classes[j]).nonzero()[:, 0]) for b in made]
+            assert min(float(method.look(b.image).d[:, j].min()) for b in own) < 1e-5
+    assert len({tuple(p.tolist()) for p in method.prototypes.detach()}) == 15
 
 
 def test_pruned_prototypes_contribute_nothing_and_states_still_load() -> None:

@@ -87,7 +87,7 @@ def test_published_config_lies_inside_its_search_space(name: str) -> None:
     config = models.load(name).Config
     rng = np.random.default_rng(0)
     for _ in range(5):
-        drawn = search_spaces.suggest(name, _RandomTrial(rng))
+        drawn = search_spaces.suggest(name, _RandomTrial(rng), readings=search_spaces.has_readings(name))
         nested: dict[str, Any] = {}
         for key, value in drawn.items():
             *parents, last = key.split(".")
@@ -101,21 +101,23 @@ def test_published_config_lies_inside_its_search_space(name: str) -> None:
 
 
 class _RandomTrial:
-    """The part of optuna's Trial that spaces use."""
+    """The part of optuna's Trial that spaces use; asked for a parameter again it gives the same answer."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
+        self.answers: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return choices[int(self.rng.integers(len(choices)))]
+        return self.answers.setdefault(name, choices[int(self.rng.integers(len(choices)))])
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        return float(np.exp(self.rng.uniform(np.log(low), np.log(high))) if log else self.rng.uniform(low, high))
+        drawn = float(np.exp(self.rng.uniform(np.log(low), np.log(high))) if log else self.rng.uniform(low, high))
+        return float(self.answers.setdefault(name, drawn))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return low + step * int(self.rng.integers((high - low) // step + 1))
+        return int(self.answers.setdefault(name, low + step * int(self.rng.integers((high - low) // step + 1))))
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -139,7 +141,10 @@ def test_inputs_and_stages_fit_together(name: str, track: str) -> None:
             assert keys.setdefault(stage.optimiser, ids) == ids, (
                 "stages that share an optimiser train the same parameters"
             )
-    assert type(method).requires(method.config, method.task) == [], "weights: none needs no other run"
+    for need in type(method).requires(method.config, method.task):
+        models.load(need.method).Config.model_validate(need.config)
+        assert need.track in TRACKS
+        assert "weights" not in need.config or need.config["weights"] == "none", "weights: none goes down the chain"
 
 
 @pytest.mark.parametrize(("name", "track"), SERVED)

@@ -75,6 +75,18 @@ def as_double(batch: Batch) -> Batch:
     )
 
 
+def lesion_free(n: int = 4, size: int = 32, seed: int = 0, first_row: int = 1000) -> Batch:
+    """n regions of noise as a stream of negatives gives them: no label, no mask."""
+    batch = toy_batch(n, size, seed=seed, first_row=first_row)
+    rng = np.random.default_rng([seed, 1])
+    batch.image = torch.from_numpy(np.clip(0.3 + 0.05 * rng.standard_normal((n, 1, size, size)), 0, 1)).float()
+    for name in ("mask", "fine_mask", "has_mask", "has_fine"):
+        getattr(batch, name).zero_()
+    for name in ("label", "margin", "malignant"):
+        getattr(batch, name).fill_(-1)
+    return batch
+
+
 class ToyContext:
     """models.method.Context over batches in memory, of one worker among several that share a list for `gather`."""
 
@@ -83,6 +95,9 @@ class ToyContext:
         self._batches, self._seed = list(batches), seed
 
     def batches(self, stream: str = "train", *, augment: bool = False, all_samples: bool = False) -> Iterator[Batch]:
+        if stream == "negative":
+            yield lesion_free(size=self._batches[0].image.shape[2])
+            return
         for batch in self._batches:
             yield subset(batch, batch.has_fine.nonzero()[:, 0]) if stream == "fine" else batch
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from bench.engine.context import seed_of
 from bench.engine.worker import Worker
 from data.batch import Batch
-from data.samples import TrainingData, batches, step_sizes
+from data.loading import batches, step_sizes
+from data.samples import TrainingData
 from models.method import Method, Stage
 
 LONGEST_STEP = 2**32
@@ -19,16 +20,16 @@ FIELDS = ("has_mask", "has_fine", "label", "margin", "malignant", "stream", "ind
 
 @dataclass
 class CachedStream:
-    """One epoch's draws of the stage's first stream, with what `Stage.cache` made of them in place of the pixels."""
+    """One epoch's draws of the stage's streams, with what `Stage.cache` made of them in place of the pixels."""
 
     cached: dict[str, Tensor]
     fields: dict[str, Tensor]
-    per_step: int
+    per_step: dict[int, int]  # position of a stream -> its samples in a step, the one that is walked through first
     worker: Worker
 
     @classmethod
     def make(cls, method: Method, stage: Stage, data: TrainingData, seed: int, worker: Worker) -> "CachedStream":
-        """Runs the cache over the stream once, augmented as one epoch's draw is; every worker ends with all of it."""
+        """Runs the cache over one epoch of the streams, augmented as it is; every worker ends with all of it."""
         assert stage.cache is not None
         method.eval()
         parts: list[dict[str, Tensor]] = []
@@ -36,7 +37,7 @@ class CachedStream:
             drawn = batches(
                 data.train,
                 data.inputs,
-                stage.streams[:1],
+                stage.streams,
                 seed=seed,
                 stage=f"{stage.name}/cache",
                 epoch=0,
@@ -55,22 +56,26 @@ class CachedStream:
         whole = {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
         order = torch.argsort(whole["place"])
         whole = {name: value[order] for name, value in whole.items()}
-        per_step = next(s.per_step for s in data.inputs.streams if s.name == stage.streams[0])
+        places = {stream.name: (i, stream.per_step) for i, stream in enumerate(data.inputs.streams)}
         return cls(
             {name[7:]: value for name, value in whole.items() if name.startswith("cached/")},
             {name: whole[name] for name in FIELDS},
-            per_step,
+            dict(places[name] for name in stage.streams),
             worker,
         )
 
     def epoch(self, seed: int, position: int, epoch: int) -> Iterator[Batch]:
-        """This worker's batches of one epoch, shuffled."""
-        n = len(self.fields["label"])
-        order = np.random.default_rng(seed_of(seed, "cached", position, epoch)).permutation(n)
-        for step in np.split(order, np.cumsum(step_sizes(n, self.per_step))[:-1]):
-            mine = torch.from_numpy(step[self.worker.rank :: self.worker.world_size])
+        """This worker's batches of one epoch: the first stream shuffled, of the others a fresh draw in each step."""
+        (first, count), *others = self.per_step.items()
+        of_stream = {stream: np.flatnonzero(self.fields["stream"].numpy() == stream) for stream in self.per_step}
+        rng = np.random.default_rng(seed_of(seed, "cached", position, epoch))
+        order = rng.permutation(of_stream[first])
+        for walked in np.split(order, np.cumsum(step_sizes(len(order), count))[:-1]):
+            drawn = [rng.choice(of_stream[s], min(n, len(of_stream[s])), replace=False) for s, n in others]
+            step = np.concatenate([walked, *drawn])
             if len(step) < self.worker.world_size:
                 return  # fewer samples than workers: no step that all could take part in
+            mine = torch.from_numpy(step[self.worker.rank :: self.worker.world_size])
             empty = torch.empty(len(mine), 1, 0, 0)
             yield Batch(
                 image=empty,

@@ -9,7 +9,8 @@ import torch
 
 from bench.engine.worker import Worker
 from data.batch import Batch
-from data.samples import TrainingData, batches
+from data.loading import batches
+from data.samples import TrainingData
 
 
 def seed_of(seed: int, *names: str | int) -> int:

@@ -1,7 +1,8 @@
 """From a method and samples to a frame: predictions, maps, evidence and masks, and nothing that needs the model again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,18 @@ import torch
 from torch import Tensor
 
 from bench.config import Job
+from bench.engine.context import seed_torch
 from bench.engine.worker import Worker
 from bench.metrics.frame import Frame, pack_masks, prediction_rows
-from bench.metrics.maps import MapBuilder
+from bench.metrics.maps import UNTRAINED, MapBuilder
 from data.batch import Batch
 from data.inputs import Inputs
-from data.samples import Samples, batches
+from data.loading import batches
+from data.samples import Samples
 from data.tracks import TRACKS
 from models.method import Evidence, Method, Prediction
+
+EVIDENCE = "evidence"  # name of the maps of sources
 
 
 def predictions_frame(
@@ -34,13 +39,27 @@ def predictions_frame(
 
 def evaluate(job: Job, method: Method, samples: Samples, track: str, side: str, worker: Worker, settings: Any) -> Frame:
     """Everything that metrics and pages may ask of this run later: one row per sample and variant, maps of the true and
-    of the predicted class, one per prototype of these classes, and the masks they are judged by."""
+    of the predicted class, one per prototype of these classes, the masks they are judged by, and the maps that the same
+    network makes with random weights."""
     method.eval()
+    untrained = untrained_copy(method, job.spec.method, job.spec.seed, worker)
     with _reading(worker, settings):
-        return _read(job, method, samples, track, side, worker, settings)
+        return _read(job, method, untrained, samples, track, side, worker, settings)
 
 
-def _read(job: Job, method: Method, samples: Samples, track: str, side: str, worker: Worker, settings: Any) -> Frame:
+def untrained_copy(method: Method, name: str, seed: int, worker: Worker) -> Method:
+    """The method with random weights that follow from the seed and the method's name alone, ready to predict."""
+    with torch.random.fork_rng(devices=[]):
+        seed_torch(seed, "untrained", name)
+        copy = method.untrained()
+    placed: Method = copy.to(worker.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed.eval()
+
+
+def _read(
+    job: Job, method: Method, untrained: Method,
+    samples: Samples, track: str, side: str, worker: Worker, settings: Any,
+) -> Frame:  # fmt: skip
     inputs = method.inputs()
     rows: list[pd.DataFrame] = []
     maps, evidence_rows, order = MapBuilder(), [], []
@@ -49,14 +68,15 @@ def _read(job: Job, method: Method, samples: Samples, track: str, side: str, wor
         prediction = method.predict(batch, track)
         table = samples.table.iloc[batch.index.cpu().numpy()]
         order.append(table)
-        drawn = _add_maps(maps, method, batch, prediction, table, track)
+        asked = _asked(method, batch, prediction, table, track)
+        drawn = _add_maps(maps, method, batch, asked)
         for variant in method.variants():
             changed = method.vary(prediction, drawn, variant)
             rows.append(_rows(samples, batch, changed, track, side, job.spec.seed, job.spec.fold, variant.name))
-        if track == method.task.track.name:
-            evidence = method.evidence(batch)
-            if evidence is not None:
-                evidence_rows.append(_evidence(maps, evidence, prediction, table, track))
+        evidence = method.evidence(batch) if asked.own_track else None
+        if evidence is not None:
+            evidence_rows.append(_evidence(maps, evidence, asked))
+        _add_untrained(maps, untrained, batch, asked, _judged(method, drawn, evidence))
         masks["lesion"].append(_bytes(batch.mask))
         masks["fine"].append(_bytes(batch.fine_mask))
         masks["image"].append(_bytes(batch.image))
@@ -100,23 +120,69 @@ def _rows(
     return rows
 
 
-def _add_maps(
-    maps: MapBuilder, method: Method, batch: Batch, prediction: Prediction, table: pd.DataFrame, track: str
-) -> dict[str, Tensor]:
-    """The method's own maps: of the true class where it is known, and of the predicted one. Gives the latter."""
-    own = track == method.task.track.name  # a further track's classes are not those that the maps are made for
+@dataclass(frozen=True)
+class _Asked:
+    """Of which classes a batch's maps are asked for. truth, predicted (B): classes of the trained track; truth is -1 where
+    it is unknown, and everywhere on a further track, whose classes are not those that the maps are made for."""
+
+    table: pd.DataFrame
+    own_track: bool
+    truth: np.ndarray
+    predicted: np.ndarray
+
+    def of(self) -> np.ndarray:
+        """(B,) whose map that of the predicted class is: one that is also the true class is kept once."""
+        return np.where(self.truth == self.predicted, "both", "predicted")
+
+
+def _asked(method: Method, batch: Batch, prediction: Prediction, table: pd.DataFrame, track: str) -> _Asked:
+    own = track == method.task.track.name
     seen = prediction if own else method.predict(batch, method.task.track.name)
-    predicted = seen.probabilities.argmax(dim=1)
-    truth = torch.tensor(table[TRACKS[track].column].to_numpy(np.int64), device=predicted.device)
-    with torch.enable_grad():
-        of_predicted = {name: value.detach() for name, value in method.maps(batch, predicted).items()}
-        of_true = method.maps(batch, truth.clamp_min(0)) if own else {}
-    everything = np.ones(len(table), dtype=bool)
+    truth = table[TRACKS[track].column].to_numpy(np.int64) if own else np.full(len(table), -1)
+    return _Asked(table, own, truth, seen.probabilities.argmax(dim=1).cpu().numpy())
+
+
+def _add_maps(maps: MapBuilder, method: Method, batch: Batch, asked: _Asked) -> dict[str, Tensor]:
+    """The method's own maps: of the predicted class, and of the true one where that is another. Gives the former."""
+    other = (asked.truth >= 0) & (asked.truth != asked.predicted)
+    of_predicted = _draw(method, batch, asked.predicted)
     for name, value in of_predicted.items():
-        _add(maps, name, value, table, everything, predicted.cpu().numpy(), "predicted", "")
-    for name, value in of_true.items():
-        _add(maps, name, value, table, (truth >= 0).cpu().numpy(), truth.cpu().numpy(), "true", "")
+        _add(maps, name, value, asked.table, np.ones(len(other), dtype=bool), asked.predicted, asked.of())
+    if other.any():
+        for name, value in _draw(method, batch, asked.truth).items():
+            _add(maps, name, value, asked.table, other, asked.truth, np.full(len(other), "true"))
     return of_predicted
+
+
+def _draw(method: Method, batch: Batch, classes: np.ndarray) -> dict[str, Tensor]:
+    """Maps of these classes (B); of an unknown one (-1) whatever comes."""
+    target = torch.from_numpy(np.maximum(classes, 0)).to(batch.image.device)
+    with torch.enable_grad():
+        return {name: value.detach() for name, value in method.maps(batch, target).items()}
+
+
+def _judged(method: Method, drawn: Mapping[str, Tensor], evidence: Evidence | None) -> set[str]:
+    """The maps that metrics read, as bench.metrics.explain.chosen_map: each variant's, else the sources', else the first."""
+    sourced = evidence is not None and max(evidence.classes, default=-1) >= 0
+    default = EVIDENCE if sourced else next(iter(drawn))
+    return {variant.map or default for variant in method.variants()}
+
+
+def _add_untrained(maps: MapBuilder, untrained: Method, batch: Batch, asked: _Asked, names: set[str]) -> None:
+    """What random weights make of the samples that have a mask: of the true class, on a further track of the predicted."""
+    classes, of = (asked.truth, "true") if asked.own_track else (asked.predicted, "predicted")
+    here = (batch.has_mask | batch.has_fine).cpu().numpy() & (classes >= 0)
+    ofs = np.full(len(here), of)
+    if not here.any():
+        return
+    if names - {EVIDENCE}:
+        for name, value in _draw(untrained, batch, classes).items():
+            if name in names:
+                _add(maps, UNTRAINED + name, value, asked.table, here, classes, ofs)
+    evidence = untrained.evidence(batch) if EVIDENCE in names else None
+    if evidence is not None:
+        for source, kind, value in zip(evidence.names, evidence.classes, evidence.maps, strict=True):
+            _add(maps, UNTRAINED + EVIDENCE, value, asked.table, here & (classes == kind), classes, ofs, source)
 
 
 def _add(
@@ -126,32 +192,24 @@ def _add(
     table: pd.DataFrame,
     here: np.ndarray,
     classes: np.ndarray,
-    of: str,
-    source: str,
+    of: np.ndarray,
+    source: str = "",
 ) -> None:
     if here.any():
         chosen = table[here]
         array = value.detach().float().cpu().numpy()[here]
-        maps.add(
-            name,
-            array,
-            list(chosen["record_id"]),
-            list(chosen["finding_id"]),
-            list(classes[here]),
-            [of] * len(chosen),
-            source,
-        )
+        ids = list(chosen["record_id"]), list(chosen["finding_id"])
+        maps.add(name, array, *ids, list(classes[here]), list(of[here]), source)
 
 
-def _evidence(
-    maps: MapBuilder, evidence: Evidence, prediction: Prediction, table: pd.DataFrame, track: str
-) -> pd.DataFrame:
+def _evidence(maps: MapBuilder, evidence: Evidence, asked: _Asked) -> pd.DataFrame:
     """Maps of each source whose class is the true or the predicted one; contributions of all, and what sources are."""
-    predicted = prediction.probabilities.argmax(dim=1).cpu().numpy()
-    truth = table[TRACKS[track].column].to_numpy()
-    for position, (name, kind) in enumerate(zip(evidence.names, evidence.classes, strict=True)):
-        for of, classes in (("true", truth), ("predicted", predicted)):
-            _add(maps, "evidence", evidence.maps[position], table, classes == kind, classes, of, name)
+    table = asked.table
+    for source, kind, value in zip(evidence.names, evidence.classes, evidence.maps, strict=True):
+        if kind >= 0:
+            predicted, true = asked.predicted == kind, asked.truth == kind
+            of = np.where(predicted, asked.of(), "true")
+            _add(maps, EVIDENCE, value, table, predicted | true, np.full(len(table), kind), of, source)
     contributions = evidence.contributions.detach().float().cpu().numpy()
     n, sources, k = contributions.shape
     return pd.DataFrame(
@@ -179,6 +237,16 @@ def _input(method: Method, track: str) -> str:
     return "oracle ROI, jittered" if method.inputs().roi.jittered else "oracle ROI"
 
 
+def _supervision(method: Method, options: dict[str, Any]) -> str:
+    """What training saw: the method's own word, less the masks that it was not given."""
+    kept, parts = options.get("masks_kept", 1), method.supervision.split(" + ")
+    if kept == 0:
+        parts = [part for part in parts if "mask" not in part]
+    elif kept < 1:
+        parts = [f"{part} ({100 * kept:g}% of patients)" if "mask" in part else part for part in parts]
+    return " + ".join(parts)
+
+
 def _meta(job: Job, method: Method, track: str, side: str) -> dict[str, Any]:
     spec = job.spec
     return {
@@ -196,7 +264,7 @@ def _meta(job: Job, method: Method, track: str, side: str) -> dict[str, Any]:
         "identity": spec.identity,
         "versions": spec.versions,
         "input": _input(method, spec.track),
-        "supervision": method.supervision,
+        "supervision": _supervision(method, spec.options),
         "variant_maps": {variant.name: variant.map for variant in method.variants() if variant.map is not None},
         "ledger_entry": job.ledger_entry,
     }

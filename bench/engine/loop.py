@@ -25,7 +25,8 @@ from bench.engine.worker import Worker
 from bench.metrics import quick
 from bench.metrics.estimate import Estimate
 from data.batch import Batch
-from data.samples import TrainingData, batches, steps_per_epoch
+from data.loading import batches, steps_per_epoch
+from data.samples import TrainingData
 from models.method import Group, Loss, Method, Stage
 
 

@@ -19,11 +19,14 @@ import models
 from bench.config import Job, config_hash
 from bench.engine import checkpoint
 from bench.engine.context import seed_torch
+from bench.engine.counterfactual import counterfactual_table
 from bench.engine.evaluate import evaluate
 from bench.engine.loop import Settings, fit
 from bench.engine.report import EpochReport
 from bench.engine.worker import Worker, best_device
 from bench.ledger import Ledger
+from bench.metrics import Estimate, Frame, compute, unavailable
+from data import reader
 from data.cache import Opening, Prepared
 from data.errors import DataError, LeakError
 from data.split import Split
@@ -91,6 +94,7 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
         if worker.rank == 0:
             if report.final:
                 _finish(job, folder, method, prepared, split, lineage, settings, worker)
+                report.metrics |= _objectives(job, folder)
                 report.system["cost/machine_seconds"] = spent + (time.monotonic() - started) * worker.world_size
                 _append_report(folder, report.payload())
                 _write_json(folder / LAST, report.payload())
@@ -105,7 +109,8 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
 
 def open_data(job: Job) -> Prepared:
     """The prepared data of a job."""
-    return Prepared(job.spec.dataset, Path(job.prepared), Path(job.data_root) if job.data_root else None)
+    options = reader(job.spec.dataset).Options.model_validate(job.spec.options)
+    return Prepared(job.spec.dataset, Path(job.prepared), Path(job.data_root) if job.data_root else None, options)
 
 
 def build(job: Job, prepared: Prepared) -> Method:
@@ -151,7 +156,22 @@ def _finish(
             samples = prepared.sealed(split, inputs, track, opening_of(job))
         else:
             samples = prepared.training(split, inputs).validation_for(track)
-        evaluate(job, method, samples, track, side, worker, settings).save(folder / "frames" / f"{side}-{track}")
+        frame = evaluate(job, method, samples, track, side, worker, settings)
+        if side == "test" and prepared.has_copies(split, side):
+            edits = prepared.sealed(split, inputs, track, opening_of(job), counterfactuals=True)
+            name, size = job.spec.method, settings.eval_batch
+            frame.counterfactual = counterfactual_table(method, name, samples, edits, track, worker, size)
+        frame.save(folder / "frames" / f"{side}-{track}")
+
+
+def _objectives(job: Job, folder: Path) -> dict[str, Estimate]:
+    """What the validation frame of the trained track says of `job.objectives`; why one has no value stands in its note."""
+    if not job.objectives:
+        return {}
+    frame = Frame.load(folder / "frames" / f"validation-{job.spec.track}")
+    found, why = compute(frame, job.objectives), unavailable(frame, job.objectives)
+    none = {name: Estimate(None, None, None, 0, "none", reason) for name, reason in why.items()}
+    return {f"validation/{name}": (found | none)[name] for name in job.objectives}
 
 
 def opening_of(job: Job) -> Opening:
