@@ -184,8 +184,11 @@ def sweep(
         float | None, typer.Option(callback=_above_zero, help="hours after which no trial goes on, above 0")
     ] = None,
     objectives: Annotated[
-        str, typer.Option(help="validation metrics, comma-separated; several: no scheduler")
+        str, typer.Option(help="validation metrics of `list metrics`: one, or two with a comma between")
     ] = "auroc_mean",
+    readings: Annotated[
+        bool, typer.Option("--readings", help="search also the points on which paper and code disagree")
+    ] = False,
     scheduler: Annotated[str, typer.Option(help="asha or none")] = "asha",
     extend: Annotated[bool, typer.Option("--extend", help="add trials to a finished sweep")] = False,
     protocol: Protocol = "holdout",
@@ -212,7 +215,8 @@ def sweep(
     ) as running:  # fmt: skip
         running.sweep(
             method, dataset, track, protocol, data_root, config, set_ or [],
-            trials=trials, time_budget=time_budget, objectives=objectives, scheduler=scheduler, extend=extend,
+            trials=trials, time_budget=time_budget, objectives=objectives, readings=readings, scheduler=scheduler,
+            extend=extend,
         )  # fmt: skip
 
 

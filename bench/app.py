@@ -8,12 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.table import Table
-
 from bench import shows
 from bench.cluster.check import check_address, check_storage
 from bench.config import check_budget, group, merge, parse_set, read_yaml, resolve, unflatten
-from bench.console import Talk
+from bench.console import Meter, Talk
 from bench.home import Home
 from data.errors import ConfigError
 
@@ -201,17 +199,20 @@ class App:
 
     def sweep(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
-        *, trials: int, time_budget: float | None, objectives: str, scheduler: str, extend: bool,
+        *, trials: int, time_budget: float | None, objectives: str, readings: bool, scheduler: str, extend: bool,
     ) -> None:  # fmt: skip
+        import search_spaces
+        from bench.objectives import check, named
         from bench.sweep import SweepPlan, run_sweep
 
         if scheduler not in ("asha", "none"):
             raise ConfigError(f"no scheduler {scheduler!r}", "--scheduler", "choose asha or none")
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
-        names = tuple(name.strip().removeprefix("validation/") for name in objectives.split(","))
-        self._check_objectives(names, track)
+        names = named(objectives)
+        check(cell, names, scheduler)
+        search_spaces.load(method, readings)
         plan = SweepPlan(
-            trials=trials, objectives=names, scheduler=scheduler,  # type: ignore[arg-type]
+            trials=trials, objectives=names, readings=readings, scheduler=scheduler,  # type: ignore[arg-type]
             time_budget_s=time_budget * 3600 if time_budget else None, extend=extend, max_concurrent=self.max_concurrent,
         )  # fmt: skip
         if self.dry_run:
@@ -226,7 +227,8 @@ class App:
         self.talk.result(document, lambda console: shows.sweep(console, document))
         if document["best"]:
             again = self._command("final", method, dataset, track, protocol, data_root, config, pairs)
-            self.talk.say(f"next: {again} --from {document['sweep_id'][:8]}")
+            chosen = f"trial {document['best']['number']}, {document['best']['rule']}"
+            self.talk.say(f"next: {again} --from {document['sweep_id'][:8]}  # {chosen}; another trial: --from its run")
 
     def final(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
@@ -319,16 +321,6 @@ class App:
         self.exit_code = ui.serve(self.home, uri, port, self.tracker().experiments(), self.talk.say)
 
     # ---- helpers ------------------------------------------------------------------------------------------------
-    def _check_objectives(self, names: tuple[str, ...], track: str) -> None:
-        """An objective is a metric that every epoch reports."""
-        from bench.metrics import quick_names
-
-        for name in names:
-            if name not in quick_names(track):
-                raise ConfigError(
-                    f"no objective {name!r}", "--objectives", f"choose from: {', '.join(quick_names(track))}"
-                )
-
     def _command(
         self, name: str, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None,
         pairs: list[str],
@@ -348,37 +340,10 @@ class App:
         return shlex.join(words)
 
     def _plan(self, cells: Any, *, trials: int, seeds: int) -> None:
-        """What would run. Reasons against a cell are found without touching any data."""
-        from bench.plan import configured, reason_against
+        from bench.dry_run import would_run
 
-        def reason(cell: Any) -> str | None:
-            try:
-                why = reason_against(cell)
-                if why is None:
-                    configured(cell)
-            except ConfigError as error:
-                return str(error)
-            return why
-
-        document = {
-            "cells": [
-                {
-                    "method": c.method,
-                    "dataset": c.dataset,
-                    "track": c.track,
-                    "trials": trials,
-                    "seeds": seeds,
-                    "reason": reason(c),
-                }
-                for c in cells
-            ]
-        }
-        table = Table(
-            "method", "data set", "track", "trials", "final seeds", "note", title="would run; nothing was started"
-        )
-        for cell in document["cells"]:
-            table.add_row(cell["method"], cell["dataset"], cell["track"], str(trials), str(seeds), cell["reason"] or "")
-        self.talk.result(document, lambda console: console.print(table))
+        document = would_run(cells, trials, seeds)
+        self.talk.result(document, lambda console: shows.plan(console, document))
 
 
 def _interrupted(tracker: Any) -> Any:
@@ -389,22 +354,3 @@ def _interrupted(tracker: Any) -> Any:
             tracker.interrupt_open("stopped by hand" if kind is KeyboardInterrupt else f"the command ended: {error}")
 
     return leave
-
-
-class Meter:
-    """Progress over a known number of runs, each measured in its own epochs."""
-
-    def __init__(self, update: Any, runs: int) -> None:
-        self.update, self.runs = update, runs
-        self.shares: dict[tuple[int, int], float] = {}
-        self.generation = 0
-
-    def seen(self, number: int, payload: Mapping[str, Any]) -> None:
-        self.shares[(self.generation, number)] = payload["number"] / max(1, payload["total"])
-        self.update(min(1000, round(1000 * sum(self.shares.values()) / max(1, self.runs))), 1000)
-
-    def next(self) -> None:
-        """Numbers start anew: another sweep or list of jobs."""
-        for key in [key for key in self.shares if key[0] == self.generation]:
-            self.shares[key] = 1.0
-        self.generation += 1

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from bench.board import read_board, write_board
 from bench.choose import chosen
 from bench.cluster.failures import Failure
-from bench.final import FinalPlan, final_jobs, is_whole, register, run_finals
+from bench.config import config_hash
+from bench.console import Meter
+from bench.final import FinalPlan, final_jobs, is_whole, name_runs, register, run_finals
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
 from bench.plan import Ready, configured, make_ready, reason_against
@@ -26,6 +28,7 @@ class Benchmark:
         self.app, self.suite, self.root = app, suite, data_root
         self.talk = app.talk
         self.said: dict[str, dict[str, Any]] = {}
+        self.settings: dict[str, str] = {}  # cell -> the hash that its row on the board has
 
     def run(self) -> tuple[dict[str, Any], Board]:
         """The JSON document of `bench`, and the board."""
@@ -43,7 +46,8 @@ class Benchmark:
             self.app.cluster()
             runs = len(unfinished) * (self.suite.search.trials + self.suite.final.seeds)
             with self.talk.progress(f"suite {self.suite.name}") as update:
-                self._run([one for one, _ in unfinished], tracker, _meter(update, runs))
+                self._run([one for one, _ in unfinished], tracker, Meter(update, runs))
+        name_runs([(one, plan) for one, plan in plans if plan is not None], tracker)
         board = read_board(self.app.home, tracker, list(self.said.values()))
         page = write_board(self.app.home, board)
         return self._document(board, page, ready, tracker), board
@@ -51,7 +55,7 @@ class Benchmark:
     # ---- steps --------------------------------------------------------------------------------------------------
     def _runnable(self, cell: Cell) -> bool:
         """Whether the cell can be run on any machine; where not, the board will say why."""
-        said = {"method": cell.method, "dataset": cell.dataset, "track": cell.track}
+        said = {"method": cell.method, "arm": cell.arm or None, "dataset": cell.dataset, "track": cell.track}
         try:
             why = reason_against(cell)
         except ConfigError as error:
@@ -69,18 +73,26 @@ class Benchmark:
             return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
 
     def _plans(self, ready: list[Ready], tracker: Tracker) -> list[tuple[Ready, FinalPlan | None]]:
-        """Per cell its final, where the sweep that it waits for is finished."""
-        return [(one, self._final_plan(one, tracker)) for one in ready]
+        """Per cell its final, where the sweep that it waits for has found settings."""
+        plans: list[tuple[Ready, FinalPlan | None]] = []
+        for one in ready:
+            try:
+                plans.append((one, self._final_plan(one, tracker)))
+            except (ConfigError, DataError):  # `_run` meets it again, and tells it as this cell's failure
+                plans.append((one, None))
+        return plans
 
     def _final_plan(self, ready: Ready, tracker: Tracker) -> FinalPlan | None:
         wanted = self.suite.final
         if self.suite.search.trials and tracker.find(study_name(ready), "sweep") is None:
             return None
         choice = chosen(ready, None if self.suite.search.trials else "published", tracker)
-        return FinalPlan(
+        plan = FinalPlan(
             choice.config, seeds=wanted.seeds, share_requirements=wanted.share_requirements, sweep=choice.sweep,
             source=choice.source,
         )  # fmt: skip
+        self.settings[ready.cell.key] = config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode="json"))
+        return plan
 
     def _finished(self, item: tuple[Ready, FinalPlan | None], tracker: Tracker) -> bool:
         ready, plan = item
@@ -129,11 +141,9 @@ class Benchmark:
             {one.cell.key: tracker.find(study_name(one), "sweep") for one in ready} if self.suite.search.trials else {}
         )
         for key, said in self.said.items():
-            rows = [
-                row
-                for row in board.rows
-                if (row.method, row.dataset, row.track) == (said["method"], said["dataset"], said["track"])
-            ]
+            # by settings and data: a name may have had others before, and one method may stand in several cells
+            place = (said["track"], self.settings.get(key, "no settings yet"))
+            rows = [row for row in board.rows if (row.track, row.hashes.get("config")) == place]
             mine = next((row for row in rows if row.status == "done"), rows[0] if rows else None)
             sweep = sweeps.get(key)
             found.append(
@@ -146,9 +156,3 @@ class Benchmark:
                 }
             )
         return {"suite": self.suite.name, "cells": found, "leaderboard": str(page)}
-
-
-def _meter(update: Any, runs: int) -> Any:
-    from bench.app import Meter
-
-    return Meter(update, runs)

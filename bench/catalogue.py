@@ -104,7 +104,13 @@ def _forms() -> list[dict[str, Any]]:
 
 
 def _spaces() -> list[dict[str, Any]]:
-    return [{"name": name, "published": search_spaces.published(name)} for name in search_spaces.names()]
+    found = []
+    for name in search_spaces.names():
+        published = search_spaces.published(name)
+        every = search_spaces.published(name, readings=search_spaces.has_readings(name))
+        further = {key: value for key, value in every.items() if key not in published}
+        found.append({"name": name, "published": published, "readings": further})
+    return found
 
 
 def _suites() -> list[dict[str, Any]]:

@@ -43,14 +43,18 @@ def chosen(ready: Ready, source: str | None, tracker: Tracker) -> Choice:
         return _of_sweep(ready, tracker, run.run_id)
     spec = json.loads(tracker.download(run.run_id, "config.json").read_text())
     _check(ready, spec, f"run {run.run_id[:8]}")
-    return Choice(ready.kind.Config.model_validate(spec["config"]), f"run {run.run_id[:8]}", run.parent or "")
+    name = f"run {run.run_id[:8]}"
+    if run.kind == "trial" and run.parent:
+        name = f"trial {run.number} of sweep {run.parent[:8]} (tuning seed {TUNING_SEED}), named by its {name}"
+    return Choice(ready.kind.Config.model_validate(spec["config"]), name, run.parent or "")
 
 
 def _of_sweep(ready: Ready, tracker: Tracker, run_id: str) -> Choice:
     best = json.loads(tracker.download(run_id, "best.json").read_text())
     _check(ready, best, f"sweep {run_id[:8]}")
     config = ready.kind.Config.model_validate(best["config"])
-    return Choice(config, f"trial {best['number']} of sweep {run_id[:8]} (tuning seed {TUNING_SEED})", run_id)
+    name = f"trial {best['number']} of sweep {run_id[:8]} (tuning seed {TUNING_SEED}), {best.get('rule', 'its best')}"
+    return Choice(config, name, run_id)
 
 
 def _check(ready: Ready, found: Mapping[str, Any], name: str) -> None:

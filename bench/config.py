@@ -78,6 +78,7 @@ class Job(Strict):
     gpus_per_worker: float = 0.0
     loader_workers: int = 0
     tracks: tuple[str, ...] = ()  # tracks whose frames are written when the run has ended
+    objectives: tuple[str, ...] = ()  # metrics of the validation frame that the last report carries
     ledger: str = ""  # file of the ledger
     ledger_entry: str | None = None  # id of the entry that opens the test side; only `final` has one
     name: str = ""

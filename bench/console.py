@@ -66,3 +66,22 @@ class Talk:
                 self.say(f"{what}: {100 * done // max(total, 1)} %{left}")
 
         return update
+
+
+class Meter:
+    """Progress over a known number of runs, each measured in its own epochs."""
+
+    def __init__(self, update: Any, runs: int) -> None:
+        self.update, self.runs = update, runs
+        self.shares: dict[tuple[int, int], float] = {}
+        self.generation = 0
+
+    def seen(self, number: int, payload: Mapping[str, Any]) -> None:
+        self.shares[(self.generation, number)] = payload["number"] / max(1, payload["total"])
+        self.update(min(1000, round(1000 * sum(self.shares.values()) / max(1, self.runs))), 1000)
+
+    def next(self) -> None:
+        """Numbers start anew: another sweep or list of jobs."""
+        for key in [key for key in self.shares if key[0] == self.generation]:
+            self.shares[key] = 1.0
+        self.generation += 1

@@ -13,10 +13,10 @@ from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
 from bench.config import Job, config_hash, digest
 from bench.engine.run import is_done
-from bench.leaderboard.collect import read_json
+from bench.leaderboard.collect import names_of, read_json
 from bench.leaderboard.references import ARTIFACT, measure_references
 from bench.ledger import Ledger
-from bench.metrics import Frame, quick
+from bench.metrics import COUNTERFACTUAL, Frame, compute, quick
 from bench.pictures import draw_run
 from bench.plan import TUNING_SEED, Ready
 from bench.recorder import Recorder, keep_state
@@ -45,19 +45,20 @@ class FinalPlan:
 
 
 def register(ready: Ready, primary: Primary | None) -> None:
-    """Write the primary contrast into the ledger before the test side opens; what was registered first stands."""
+    """Write the primary contrast into the ledger before the test side opens; what was registered first stands.
+
+    Arms may differ in their data, and so in the hash of these: one split is one test side, and has one registration.
+    """
     if primary is None:
         return
-    place = {
-        "data_hash": ready.prepared.data_hash,
-        "split_hash": ready.split.hash,
-        "dataset": ready.cell.dataset,
-        "track": ready.cell.track,
-    }
+    place = {"split_hash": ready.split.hash, "dataset": ready.cell.dataset, "track": ready.cell.track}
     ledger = ready.home.ledger
     if not ledger.find(kind="preregistration", **place):
-        looks = len(_looks(ledger, place["data_hash"], place["split_hash"]))
-        content = {**place, **primary.model_dump(), "metric": TRACKS[ready.cell.track].primary, "opened_before": looks}
+        looks = len(_looks(ledger, ready.split.hash))
+        content = {
+            "data_hash": ready.prepared.data_hash, **place, **primary.model_dump(),
+            "metric": TRACKS[ready.cell.track].primary, "opened_before": looks,
+        }  # fmt: skip
         ledger.append({"kind": "preregistration", "hash": digest(content), "date": _now(), **content})
 
 
@@ -72,7 +73,7 @@ def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -
             spec,
             folder,
             requirement_seed=need,
-            name=f"{ready.cell.method} seed {seed}, {ready.cell.dataset}",
+            name=f"{ready.cell.name} seed {seed}, {ready.cell.dataset}",
             ledger_entry=ledger_entry,
         )
     return jobs
@@ -100,6 +101,7 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
     waiting: dict[int, tuple[Ready, FinalPlan, Job]] = {}
     found: dict[tuple[int, int], str] = {}
     needed: list[Job] = []
+    names = _names(finals)
     for position, (ready, plan) in enumerate(finals):
         jobs = final_jobs(ready, plan)
         done = {seed: tracker.find(job.spec.identity, "final") for seed, job in jobs.items()}
@@ -107,7 +109,7 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
         found |= {(position, seed): run.run_id for seed, run in done.items() if run is not None}
         if not open_seeds:
             continue
-        entry = _open_ledger(ready, plan, jobs[1])
+        entry = _open_ledger(ready, plan, jobs[1], names[jobs[1].folder])
         for seed, job in final_jobs(ready, plan, entry).items():
             if seed in open_seeds and job.folder not in {other.folder for _, _, other in waiting.values()}:
                 waiting[position * SEEDS + seed] = (ready, plan, job)
@@ -115,7 +117,7 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
             needed += ready.all_requirements(plan.config, TUNING_SEED if plan.share_requirements else seed)
     if waiting:
         run_requirements(finals[0][0], needed, tracker, seen)
-        trained = _train(waiting, tracker, seen)
+        trained = _train(waiting, names, tracker, seen)
         by_folder = {job.folder: trained.get(divmod(number, SEEDS)) for number, (_, _, job) in waiting.items()}
         for position, (ready, plan) in enumerate(finals):
             for seed, job in final_jobs(ready, plan).items():
@@ -126,10 +128,35 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
             _restore(tracker, run_id, folder)
             draw_run(tracker, run_id, Job.model_validate_json((folder / "job.json").read_text()), pictures=seed == 1)
+    name_runs(finals, tracker)
     return [
         [found[(position, seed)] for seed in range(1, plan.seeds + 1) if (position, seed) in found]
         for position, (_, plan) in enumerate(finals)
     ]
+
+
+def _names(finals: list[tuple[Ready, FinalPlan]]) -> dict[str, dict[str, str]]:
+    """folder of a run -> the tag that says under which names it is asked for; empty where that is its method's alone."""
+    found: dict[str, list[str]] = {}
+    for ready, plan in finals:
+        for job in final_jobs(ready, plan).values():
+            found.setdefault(job.folder, []).append(ready.cell.name)
+    methods = {ready.cell.method for ready, _ in finals}
+    return {
+        folder: {} if methods.issuperset(names) else {"arm": ", ".join(dict.fromkeys(names))}
+        for folder, names in found.items()
+    }
+
+
+def name_runs(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker) -> None:
+    """Finished runs get the names that they are asked for under now beside those that they had: settings are one run,
+    whatever an arm of a suite calls them."""
+    for ready, plan in finals:
+        for job in final_jobs(ready, plan).values():
+            run = tracker.find(job.spec.identity, "final")
+            held = () if run is None else names_of(run.tags) or (ready.cell.method,)
+            if run is not None and ready.cell.name not in held:
+                tracker.tag(run.run_id, {"arm": ", ".join([*held, ready.cell.name])})
 
 
 def is_whole(run: RunInfo, folder: Path) -> bool:
@@ -153,7 +180,10 @@ def _restore(tracker: Tracker, run_id: str, folder: Path) -> None:
 
 
 def _train(
-    waiting: Mapping[int, tuple[Ready, FinalPlan, Job]], tracker: Tracker, seen: Seen
+    waiting: Mapping[int, tuple[Ready, FinalPlan, Job]],
+    names: Mapping[str, dict[str, str]],
+    tracker: Tracker,
+    seen: Seen,
 ) -> dict[tuple[int, int], str]:
     """Run the jobs and record what they left; (position, seed) -> run id."""
 
@@ -167,7 +197,7 @@ def _train(
         tracker,
         "final",
         lambda number: waiting[number][2],
-        tags=lambda number: _tags(*waiting[number]),
+        tags=lambda number: _tags(*waiting[number]) | names[waiting[number][2].folder],
         finished=finished,
         seen=seen,
     )
@@ -183,11 +213,11 @@ def _train(
     return {(number // SEEDS, number % SEEDS): run_id for number, run_id in recorder.run_ids.items()}
 
 
-def _open_ledger(ready: Ready, plan: FinalPlan, job: Job) -> str:
+def _open_ledger(ready: Ready, plan: FinalPlan, job: Job, names: Mapping[str, str]) -> str:
     """The id of the ledger entry under which this config's test side is opened; an unfinished final goes on with its own."""
     ledger, settings = ready.home.ledger, config_hash(job.spec.model_dump(mode="json"))
     place = {"data_hash": ready.prepared.data_hash, "split_hash": ready.split.hash}
-    looks = _looks(ledger, place["data_hash"], place["split_hash"])
+    looks = _looks(ledger, place["split_hash"])
     mine = [e for e in looks if e["settings"] == settings]
     if mine and mine[-1]["seeds"] == plan.seeds and not plan.force and not plan.reopen:
         return str(mine[-1]["id"])
@@ -200,15 +230,17 @@ def _open_ledger(ready: Ready, plan: FinalPlan, job: Job) -> str:
         "kind": "final", "id": digest([settings, plan.seeds, place, len(looks), time.time_ns()]), "date": _now(),
         "dataset": ready.cell.dataset, "track": ready.task.track.name, "tracks": list(ready.tracks()),
         "method": ready.cell.method, "settings": settings, "seeds": plan.seeds, "opened_before": len(looks),
-        "reopen": plan.reopen, "source": plan.source, **place,
+        "reopen": plan.reopen, "source": plan.source, **names, **place,
     }  # fmt: skip
     return str(ledger.append(entry)["id"])
 
 
-def _looks(ledger: Ledger, data_hash: str, split_hash: str) -> list[dict[str, Any]]:
-    """Entries that opened this test side, over all methods and settings."""
-    entries = [e for e in ledger.entries() if e["kind"] in ("final", "judge")]
-    return [e for e in entries if (e["data_hash"], e["split_hash"]) == (data_hash, split_hash)]
+def _looks(ledger: Ledger, split_hash: str) -> list[dict[str, Any]]:
+    """Entries that opened this test side, over all methods and settings.
+
+    A split is its films, findings and patients: what was done to the training side's masks makes no other test side.
+    """
+    return [e for e in ledger.entries() if e["kind"] in ("final", "judge") and e["split_hash"] == split_hash]
 
 
 def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
@@ -241,12 +273,16 @@ def _reduced(ready: Ready, job: Job) -> list[str]:
 
 
 def _test_metrics(job: Job) -> dict[str, Any]:
-    """Metrics of the test side, for the record beside the board's: test/<metric>, of further tracks test/<track>/..."""
+    """Metrics of the test side, for the record beside the board's: test/<metric>, of further tracks test/<track>/...
+
+    Those of counterfactual pairs are among them where the data have such pairs.
+    """
     found: dict[str, Any] = {}
     for track in job.tracks:
         prefix = "test" if track == job.spec.track else f"test/{track}"
         frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
-        found |= {f"{prefix}/{name}": estimate for name, estimate in quick(frame).items()}
+        estimates = quick(frame) | compute(frame, COUNTERFACTUAL)
+        found |= {f"{prefix}/{name}": estimate for name, estimate in estimates.items()}
     return found
 
 

@@ -1,8 +1,10 @@
 """Pictures of a finished run: curves with the tables behind them, explanation panels chosen by rule, galleries."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from bench.config import Job
 from bench.engine.evaluate import sample_batch
 from bench.engine.run import open_data, opening_of, trained
 from bench.explain.choose import choose
-from bench.explain.panels import Words, draw_gallery, draw_panels
+from bench.explain.gallery import write_gallery
+from bench.explain.panels import SIDES, Words, draw_gallery, draw_panels
 from bench.explain.plots import save_plots
 from bench.home import Home
 from bench.leaderboard.collect import PICTURES
@@ -23,6 +26,7 @@ from bench.metrics import Frame
 from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError, DataError
 from data.samples import Samples
+from models.method import Panel
 
 PANELS = 6
 RULE = "Cases chosen by rule: seeded, stratified by class and by right or wrong, so that errors are more frequent than on the whole side."
@@ -90,32 +94,96 @@ def explain_run(
 
 
 def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path, rows: Sequence[int]) -> list[Path]:
-    """One picture per chosen row of the frame, and the method's own galleries."""
+    """The chosen rows of the frame, and the method's own galleries: a picture of each, and a page."""
     where = {key: i for i, key in enumerate(zip(samples.table["record_id"], samples.table["finding_id"], strict=True))}
     keys = [(r.record_id, r.finding_id) for r in frame.predictions.iloc[list(rows)].itertuples()]
     batch = sample_batch(samples, method.inputs(), [where[key] for key in keys])
     # the run's own precision, so that a panel shows the numbers of its frame
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=job.spec.bf16):
         drawn = method.explain(batch)
+    pages = method.artifacts()
+    sources = _Sources(job, method)
     words = [
-        replace(Words.of(frame.predictions.iloc[row], frame.classes), place=_place(samples.table.iloc[where[key]], job))
+        replace(
+            Words.of(frame.predictions.iloc[row], frame.classes),
+            place=_place(samples.table.iloc[where[key]], method.inputs().size),
+        )
         for row, key in zip(rows, keys, strict=True)
     ]
     made = " (generated films)" if data.reader(job.spec.dataset).CARD.grade == "synthetic" else ""
-    title = f"{job.spec.method}, {job.spec.track} on {job.spec.dataset}{made}: {frame.meta['side']} side, seed {job.spec.seed}"
-    files = [draw_panels(drawn, folder / f"{job.spec.track}.png", title=title, words=words, note=RULE)]
-    for name, panels in method.artifacts().items():
-        files.append(
-            draw_gallery(panels, folder / f"{name}.png", title=f"{job.spec.method}: {name}, seed {job.spec.seed}{made}")
-        )
+    what = f"{job.spec.method}, {job.spec.track} on {job.spec.dataset}{made}"
+    title = f"{what}: {frame.meta['side']} side, seed {job.spec.seed}"
+    files = _draw_cases([sources.named(case) for case in drawn], folder, job.spec.track, title, words)
+    for name, panels in pages.items():
+        title, named = f"{what}: {name}, seed {job.spec.seed}", sources.named(panels)
+        page = write_gallery(named, folder / f"{name}.html", title=title, notes=[sources.note])
+        note = f"{page.name} beside this picture says more of each. {sources.note}"
+        files += [draw_gallery(named, folder / f"{name}.png", title=title, note=note), page]
     return files
 
 
-def _place(sample: pd.Series, job: Job) -> str:
-    """How large the region is and where on its film, which the picture alone does not tell."""
+def _draw_cases(
+    cases: Sequence[Sequence[Panel]], folder: Path, track: str, title: str, words: Sequence[Words]
+) -> list[Path]:
+    """<track>.png; cases of several lines stand in files of their own, <track>-2.png and so on. Earlier ones go."""
+    for earlier in folder.glob(f"{track}*.png"):
+        if re.fullmatch(rf"{track}(-\d+)?", earlier.stem):
+            earlier.unlink()
+    if not any(panel.line for case in cases for panel in case):
+        return [draw_panels(cases, folder / f"{track}.png", title=title, words=words, note=RULE)]
+    return [
+        draw_panels([case], folder / f"{track}{f'-{n}' if n > 1 else ''}.png", title=title, words=[said], note=RULE)
+        for n, (case, said) in enumerate(zip(cases, words, strict=True), start=1)
+    ]
+
+
+class _Sources:
+    """The training samples that a method shows, opened where it shows one."""
+
+    note = (
+        "A training picture was not varied: it lies as on its film, or mirrored where it says so. Regions of different "
+        "size are shown equally large; their sizes are in pixels of the film."
+    )
+
+    def __init__(self, job: Job, method: Any) -> None:
+        self.job, self.method = job, method
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        prepared, spec = open_data(self.job), self.job.spec
+        split = prepared.split(spec.protocol, spec.split_seed, spec.fold)
+        return prepared.training(split, self.method.inputs(), seed=spec.seed).train.table
+
+    def named(self, panels: Sequence[Panel]) -> list[Panel]:
+        """The panels; below those of a training sample also whose breast it is, in which view, and how large."""
+        return [
+            panel
+            if (row := panel.training_row) is None
+            else replace(panel, caption=f"{panel.caption}; {self._words(row)}")
+            for panel in panels
+        ]
+
+    def _words(self, row: int) -> str:
+        sample, classes = self.table.iloc[row], self.method.task.classes
+        label = classes[sample["label"]] if sample["label"] >= 0 else ""
+        whose = SIDES.get(sample["laterality"], sample["laterality"])
+        return ", ".join(part for part in (label, whose, sample["view"], _region(sample), _lie(sample)) if part)
+
+
+def _place(sample: pd.Series, size: tuple[int, int]) -> str:
+    """How large the region is and where on its film, which the picture alone does not tell. size: of the input (H, W)."""
+    at = f"at ({round(float(sample['wx0']))}, {round(float(sample['wy0']))})"
+    film = f"of a film of {sample['width']} x {sample['height']} px"
+    return f"{_region(sample)} {at} {film}, shown as {size[1]} x {size[0]}, {_lie(sample)}"
+
+
+def _region(sample: pd.Series) -> str:
     x0, y0, x1, y1 = (round(float(sample[name])) for name in ("wx0", "wy0", "wx1", "wy1"))
-    mirrored = ", mirrored" if sample["flipped"] else ""
-    return f"region {x1 - x0} x {y1 - y0} px at ({x0}, {y0}) of a film of {sample['width']} x {sample['height']} px{mirrored}"
+    return f"region {x1 - x0} x {y1 - y0} px"
+
+
+def _lie(sample: pd.Series) -> str:
+    return "mirrored" if sample["flipped"] else "as on the film"
 
 
 def _job_file(home: Home, identity: str, kind: str) -> Path | None:

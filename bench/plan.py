@@ -44,10 +44,11 @@ def configured(cell: Cell) -> MethodConfig:
 
     The data set's options are checked with it, so that a typo is told before any data are touched.
     """
-    resolve(data.reader(cell.dataset).Options, cell.options, f"options of {cell.dataset}")
+    of_arm = f", {cell.arm}" if cell.arm else ""
+    resolve(data.reader(cell.dataset).Options, cell.options, f"options of {cell.dataset}{of_arm}")
     fields = models.load(cell.method).Config
     laid = method_overrides(fields.model_fields, budget=cell.budget, settings=cell.settings, roi=cell.roi)
-    config: MethodConfig = resolve(fields, laid, f"config of {cell.method}")
+    config: MethodConfig = resolve(fields, laid, f"config of {cell.name}")
     return config
 
 
@@ -78,7 +79,7 @@ class Ready:
         laid = method_overrides(
             self.kind.Config.model_fields, budget=self.cell.budget, settings=self.cell.settings, roi=self.cell.roi
         )
-        return resolve(self.kind.Config, merge(laid, _nested(overrides)), f"config of {self.cell.method}")
+        return resolve(self.kind.Config, merge(laid, _nested(overrides)), f"config of {self.cell.name}")
 
     def fixed_fields(self) -> set[str]:
         """Dotted names of the fields that the suite has set: these are not searched."""
@@ -114,7 +115,7 @@ class Ready:
         name: str = "",
         ledger_entry: str | None = None,
     ) -> Job:
-        config = resolve(self.kind.Config, spec.config, f"config of {self.cell.method}")
+        config = resolve(self.kind.Config, spec.config, f"config of {self.cell.name}")
         needed = self.requirement_jobs(config, spec.seed if requirement_seed is None else requirement_seed)
         return self._job(
             spec, folder, {key: job.folder for key, job in needed.items()}, name or str(self.cell)
@@ -167,7 +168,7 @@ class Ready:
             method=kind.card.name,
             config=config.model_dump(mode="json"),
             dataset=self.prepared.card.name,
-            options=self.prepared.options.model_dump(mode="json"),
+            options=self.prepared.options.as_json(),
             data_hash=self.prepared.data_hash,
             split_hash=self.split.hash,
             track=track,

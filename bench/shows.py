@@ -1,6 +1,6 @@
 """What each command prints for people: a document, or the board, on a console."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -70,17 +70,55 @@ def metrics(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def sweep(console: Console, document: Mapping[str, Any]) -> None:
-    table = Table(
-        "trial", "state", "value", "settings", title=f"sweep {document['sweep_id'][:8]}: {document['status']}"
-    )
-    best = document["best"]["number"] if document["best"] else None
+    names = [objective["metric"].removeprefix("validation/") for objective in document["objectives"]]
+    title = f"sweep {document['sweep_id'][:8]}: {document['status']}"
+    table = Table("trial", "state", *names, "run", "settings", title=title)
+    best, front = document["best"], document["front"]
     for trial in document["trials"]:
-        value = ", ".join(f"{v:.3f}" for v in trial["values"]) if trial["values"] else trial["failure"] or ""
-        mark = " (best)" if trial["number"] == best else ""
+        number = trial["number"]
+        found = {"published": number == 0, "front": number in front, "best": best and number == best["number"]}
+        marks = ", ".join(mark for mark, holds in found.items() if holds)
         settings = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial["params"].items())
-        table.add_row(f"{trial['number']}{mark}", trial["state"], value, settings)
+        run = (trial["run_id"] or "")[:8]
+        table.add_row(
+            f"{number} ({marks})" if marks else str(number), trial["state"], *_values(trial, names), run, settings
+        )
     console.print(table)
-    console.print("values: validation, chosen among trials, so optimistic; no test row was read", markup=False)
+    for trial in document["trials"]:
+        if trial["state"] == "failed":
+            console.print(f"trial {trial['number']} failed: {trial['failure']}: {trial['reason']}", markup=False)
+    console.print(
+        "values: validation, chosen among trials, so optimistic; intervals 95 %, of one trial; no test row was read",
+        markup=False,
+    )
+    if front:
+        numbers = ", ".join(map(str, front))
+        console.print(
+            f"front: {numbers}; no other trial is better in one objective and as good or better in the other",
+            markup=False,
+        )
+    for picture in document["pictures"]:
+        console.print(picture, markup=False)
+
+
+def _values(trial: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The value of each objective, with its interval where the trial was complete."""
+    found = []
+    for name, value in zip(names, trial["values"] or [], strict=False):
+        e = (trial["estimates"] or {}).get(f"validation/{name}", {})
+        bounds = f" ({e['low']:.3f}-{e['high']:.3f})" if e.get("low") is not None and e.get("high") is not None else ""
+        found.append(f"{value:.3f}{bounds}")
+    return found + [trial["failure"] or ""] * (len(names) - len(found))
+
+
+def plan(console: Console, document: Mapping[str, Any]) -> None:
+    title = "would run; nothing was started"
+    table = Table("method", "data set", "track", "trials", "final seeds", "note", title=title)
+    for cell in document["cells"]:
+        name = f"{cell['arm']} (of {cell['method']})" if cell["arm"] else cell["method"]
+        counts = str(cell["trials"]), str(cell["seeds"])
+        table.add_row(name, cell["dataset"], cell["track"], *counts, cell["reason"] or "")
+    console.print(table)
 
 
 def board(console: Console, board: Any) -> None:

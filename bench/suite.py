@@ -1,5 +1,6 @@
 """What `bench NAME` compares: a suite's YAML as a validated object, and the cells that it holds."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ from pydantic import Field
 
 import data
 import models
-from bench.config import Strict, canonical, check_budget, group, nearest, read_yaml, resolve
+from bench.config import Strict, canonical, check_budget, group, merge, nearest, read_yaml, resolve, unflatten
 from data.errors import ConfigError
 from data.tracks import TRACKS
 
@@ -39,8 +40,16 @@ class Primary(Strict):
     alpha: float = Field(default=0.05, gt=0, lt=1)
 
 
+class Arm(Strict):
+    """A method under settings and data options of its own, laid over the suite's; a row beside the method's."""
+
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)  # over the suite's and the cell's; `roi` goes to the method
+
+
 class CellGroup(Strict):
-    """Methods to run on one data set and track."""
+    """Methods, or arms of them, to run on one data set and track."""
 
     methods: Annotated[list[str], Field(min_length=1)] | Literal["all"]
     dataset: str
@@ -50,7 +59,7 @@ class CellGroup(Strict):
 
     @property
     def names(self) -> list[str]:
-        """Its methods."""
+        """Its methods and arms; `all` means every method, and no arm."""
         return list(models.names()) if self.methods == "all" else list(self.methods)
 
 
@@ -64,6 +73,7 @@ class Suite(Strict):
     data: dict[str, Any] = Field(default_factory=dict)  # reader options; `roi` goes to the methods
     budget: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    arms: dict[str, Arm] = Field(default_factory=dict)
     search: Search = Search()
     final: Final = Final()
     primary: dict[str, Primary] = Field(default_factory=dict)
@@ -75,6 +85,8 @@ class Cell(Strict):
     """One method on one data set and track, with everything the suite (or the command line) lays over it."""
 
     method: str
+    # A name decides no number: it is in no dump, and so in no hash. Two arms that come out alike are one run.
+    arm: str = Field(default="", exclude=True)
     dataset: str
     track: str
     protocol: str = "holdout"
@@ -84,16 +96,26 @@ class Cell(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """What its row is called: its arm, else its method."""
+        return self.arm or self.method
+
+    @property
+    def arm_tag(self) -> dict[str, str]:
+        """What its runs carry beside their method: the arm, where there is one."""
+        return {"arm": self.arm} if self.arm else {}
+
+    @property
     def bf16(self) -> bool:
         return bool(self.budget.get("bf16", False))
 
     @property
     def key(self) -> str:
         """The cell as text, to look it up by."""
-        return canonical(self.model_dump())
+        return canonical([self.arm, self.model_dump()])
 
     def __str__(self) -> str:
-        return f"{self.method} on {self.dataset}, {self.track}"
+        return f"{self.name} on {self.dataset}, {self.track}"
 
 
 def names() -> list[str]:
@@ -119,24 +141,36 @@ def _check(suite: Suite, file: str) -> None:
         _known("method", method, models.names(), f"{file}, settings")
     check_budget(suite.budget, f"{file}, budget")
     _cell_data(suite.data, f"{file}, data")
+    for name, arm in suite.arms.items():
+        _check_arm(name, arm, f"{file}, arms.{name}")
+    noun, valid = ("method or arm" if suite.arms else "method"), [*models.names(), *suite.arms]
     for number, one in enumerate(suite.cells):
         where = f"{file}, cells.{number}"
-        for method in one.names:
-            _known("method", method, models.names(), f"{where}.methods")
+        for name in one.names:
+            _known(noun, name, valid, f"{where}.methods")
         _known("data set", one.dataset, data.names(), f"{where}.dataset")
         _known("track", one.track, TRACKS, f"{where}.track")
         _cell_data(one.data, f"{where}.data")
     for track, primary in suite.primary.items():
         _known("track", track, TRACKS, f"{file}, primary")
         where = f"{file}, primary.{track}"
-        present = {method for one in suite.cells if one.track == track for method in one.names}
-        for key, method in (("reference", primary.reference), ("contrast", primary.contrast)):
-            _known("method", method, models.names(), f"{where}.{key}")
-            if method not in present:
+        present = {name for one in suite.cells if one.track == track for name in one.names}
+        for key, name in (("reference", primary.reference), ("contrast", primary.contrast)):
+            _known(noun, name, valid, f"{where}.{key}")
+            if name not in present:
                 do = f"name one of: {', '.join(sorted(present))}" if present else "add cells, or leave this track out"
-                raise ConfigError(f"{method} is in no cell of the track {track}", f"{where}.{key}", do)
+                raise ConfigError(f"{name} is in no cell of the track {track}", f"{where}.{key}", do)
         if primary.reference == primary.contrast:
-            raise ConfigError(f"{primary.contrast} is compared with itself", where, "name two methods")
+            raise ConfigError(f"{primary.contrast} is compared with itself", where, "name two of them")
+
+
+def _check_arm(name: str, arm: Arm, where: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ConfigError(f"{name!r} cannot name an arm", where, "use letters, digits and _ . - alone")
+    if name in models.names():
+        raise ConfigError(f"{name!r} is a method's name", where, "call the arm otherwise, e.g. by what it changes")
+    _known("method", arm.method, models.names(), f"{where}.method")
+    _cell_data(arm.data, f"{where}.data")
 
 
 def _known(noun: str, name: str, valid: Iterable[str], where: str) -> None:
@@ -155,18 +189,24 @@ def cells(suite: Suite) -> list[Cell]:
     """Every cell of a suite, in its order."""
     found: list[Cell] = []
     for one in suite.cells:
-        options, roi = _cell_data({**suite.data, **one.data}, f"{suite.name}, data")
-        for method in one.names:
+        for name in one.names:
+            arm = suite.arms.get(name)
+            method = arm.method if arm else name
+            given, settings = {**suite.data, **one.data}, suite.settings.get(method, {})
+            if arm:
+                given, settings = merge(given, unflatten(arm.data)), merge(settings, unflatten(arm.settings))
+            options, roi = _cell_data(given, f"{suite.name}, data")
             found.append(
                 Cell(
                     method=method,
+                    arm=name if arm else "",
                     dataset=one.dataset,
                     track=one.track,
                     protocol=one.protocol,
                     options=options,
                     roi=roi,
                     budget=suite.budget,
-                    settings=suite.settings.get(method, {}),
+                    settings=settings,
                 )
             )
     return found

@@ -1,6 +1,5 @@
 """The job `sweep`: a method's settings searched on training and validation rows, durable under kills."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +8,16 @@ from typing import Any, Literal
 import search_spaces
 from bench.cluster.failures import Failure
 from bench.cluster.nodes import Share
-from bench.cluster.search import DurableSearch
-from bench.cluster.trials import Ending, ListSearch, Objective
+from bench.cluster.search import DurableSearch, MakeJob
+from bench.cluster.trials import Ending, ListSearch, Objective, Payload, State
 from bench.cluster.tune import run_trials
 from bench.config import Job
 from bench.engine.run import is_done
-from bench.metrics import METRICS
+from bench.objectives import check_rows, late, searched
 from bench.plan import TUNING_SEED, Ready
 from bench.recorder import Recorder, keep_state
 from bench.space import held
+from bench.sweep_result import document, draw_front
 from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError
 
@@ -31,6 +31,7 @@ class SweepPlan:
 
     trials: int
     objectives: tuple[str, ...] = ("auroc_mean",)
+    readings: bool = False
     scheduler: Literal["asha", "none"] = "asha"
     arm: Literal["tpe", "random"] = "tpe"
     time_budget_s: float | None = None
@@ -79,10 +80,11 @@ def _run_wave(ready: Ready, jobs: Mapping[int, Job], tracker: Tracker, seen: See
             raise ConfigError(f"the run that others start from has failed: {why}", name, "mend it, then run again")
 
 
-def study_name(ready: Ready, objectives: tuple[str, ...] = ("auroc_mean",)) -> str:
-    """Names the study: the same cell, settings, data and objectives are one sweep, whoever starts it."""
+def study_name(ready: Ready, objectives: tuple[str, ...] = ("auroc_mean",), readings: bool = False) -> str:
+    """Names the study: the same cell, settings, data, objectives and space are one sweep, whoever starts it."""
     study = f"{ready.cell.method}-{ready.cell.dataset}-{ready.task.track.name}-{ready.identity}"
-    return study if objectives == ("auroc_mean",) else f"{study}-{'-'.join(objectives)}"
+    asked = () if objectives == ("auroc_mean",) else objectives
+    return "-".join([study, *asked, *(["readings"] if readings else [])])
 
 
 def run_sweep(
@@ -94,45 +96,29 @@ def run_sweep(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Run a sweep to its number of trials, or go on with it; the JSON document of docs/cli.md."""
-    objectives = tuple(
-        Objective(f"validation/{name}", "min" if METRICS[name].direction == "min" else "max")
-        for name in plan.objectives
-    )
-    study = study_name(ready, plan.objectives)
+    check_rows(ready, plan.objectives)
+    study = study_name(ready, plan.objectives, plan.readings)
     name, still = ready.cell.method, held(ready.base, ready.fixed_fields())
+    published = search_spaces.published(name, still, plan.readings)
     run_requirements(ready, ready.all_requirements(ready.base, TUNING_SEED), tracker, seen)
     jobs: dict[int, Job] = {}
-    shared = ready.spec(ready.base, TUNING_SEED).requirements
-
-    def make_job(number: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        config = ready.config(overrides)
-        spec = ready.spec(config, TUNING_SEED)
-        if spec.requirements != shared:
-            raise ConfigError(
-                f"trial {number} would start from another run than the one that all trials share",
-                f"search space of {name}",
-                "leave settings out of it that decide what `requires` asks for, or hold them in the suite",
-            )
-        folder = ready.home.checkpoints / study / f"trial-{number:04d}"
-        jobs[number] = ready.job(spec, folder, name=f"{name} trial {number}, {ready.cell.dataset}")
-        return jobs[number].model_dump(mode="json")
-
     earlier = [run.run_id for run in tracker.runs(kind="sweep", track=ready.task.track.name, identity=study, limit=1)]
     trials = tracker.runs(kind="trial", parent=earlier[0]) if earlier else []
     known = {run.number: run for run in trials if run.number is not None}
+    wanted = searched(plan.objectives)
     with DurableSearch(
-        study=study, storage=storage, space=lambda trial: search_spaces.suggest(name, trial, still), make_job=make_job, objectives=objectives, trials=plan.trials,
-        seed=0, sampler=plan.arm, published=search_spaces.published(name, still), recorded=lambda n: _recorded(known.get(n), objectives),
+        study=study, storage=storage, space=lambda trial: search_spaces.suggest(name, trial, still, plan.readings),
+        make_job=_job_maker(ready, plan, study, jobs), objectives=wanted, trials=plan.trials, seed=0, sampler=plan.arm,
+        published=published, recorded=lambda n: _recorded(known.get(n), wanted),
     ) as search:  # fmt: skip
         _check_extend(search, plan, study)  # before the record is touched: what is refused leaves the sweep as it is
         parent = tracker.start(
             ready.task.track.name, name=f"sweep {ready.cell}", kind="sweep", identity=study,
-            params={"trials": plan.trials, "objectives": ",".join(plan.objectives), "scheduler": plan.scheduler, "arm": plan.arm},
-            tags={"method": ready.cell.method, "dataset": ready.cell.dataset, "study": study},
-        )  # fmt: skip
-        recorder = Recorder(
-            tracker, "trial", lambda number: jobs[number], parent=parent, seen=seen,
-            finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
+            params={
+                "trials": plan.trials, "objectives": ",".join(plan.objectives), "readings": plan.readings,
+                "scheduler": plan.scheduler, "arm": plan.arm,
+            },
+            tags={"method": ready.cell.method, **ready.cell.arm_tag, "dataset": ready.cell.dataset, "study": study},
         )  # fmt: skip
         before = [trial.state.is_finished() for trial in search.study.get_trials(deepcopy=False)]
         if any(before) or len(before) > 1:
@@ -141,24 +127,69 @@ def run_sweep(
                 f"sweep {parent[:8]}: {sum(before)} of {plan.trials} trials were closed before, {cut} waiting or cut off"
             )
         if not search.finished:
-            run_trials(
-                search, TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready), concurrent=plan.max_concurrent,
-                scheduler=plan.scheduler if len(objectives) == 1 else "none", time_budget_s=plan.time_budget_s,
-                on_report=recorder.on_report, on_end=recorder.on_end,
-            )  # fmt: skip
-        document = _document(search, ready, parent, study, plan)
-        states = {trial["number"]: trial["state"] for trial in document["trials"]}
-    tracker.close_orphans(parent, states)
-    if document["status"] == "done":
-        if document["best"]:
-            tracker.log(
-                parent, {f"best/{o.metric}": v for o, v in zip(objectives, document["best"]["values"], strict=True)}
+            _run(search, ready, plan, jobs, Recorder(
+                tracker, "trial", lambda number: jobs[number], parent=parent, seen=seen, tags=lambda number: ready.cell.arm_tag,
+                finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
+            ))  # fmt: skip
+        found = document(search, ready, parent, plan.trials)
+    _close(tracker, found, ready)
+    return found
+
+
+def _job_maker(ready: Ready, plan: SweepPlan, study: str, jobs: dict[int, Job]) -> MakeJob:
+    """Makes the job of a trial from its number and overrides, and keeps it in `jobs`."""
+    shared = ready.spec(ready.base, TUNING_SEED).requirements
+    further = late(plan.objectives, ready.task.track.name)
+
+    def make_job(number: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        config = ready.config(overrides)
+        spec = ready.spec(config, TUNING_SEED)
+        if spec.requirements != shared:
+            raise ConfigError(
+                f"trial {number} would start from another run than the one that all trials share",
+                f"search space of {ready.cell.method}",
+                "leave settings out of it that decide what `requires` asks for, or hold them in the suite",
             )
-            tracker.json(parent, document["best"], "best.json")
+        folder = ready.home.checkpoints / study / f"trial-{number:04d}"
+        job = ready.job(spec, folder, name=f"{ready.cell.name} trial {number}, {ready.cell.dataset}")
+        jobs[number] = job.model_copy(update={"objectives": further})
+        return jobs[number].model_dump(mode="json")
+
+    return make_job
+
+
+def _run(search: DurableSearch, ready: Ready, plan: SweepPlan, jobs: Mapping[int, Job], recorder: Recorder) -> None:
+    """Trials until the search is finished; the study keeps the objectives' intervals beside their values."""
+    names = [objective.metric for objective in search.objectives]
+
+    def on_end(number: int, state: State, payload: Payload | None, failure: Failure | None) -> dict[str, Any]:
+        estimates = payload.get("estimates", {}) if payload else {}
+        kept = {name: estimates[name] for name in names if name in estimates}
+        return {**recorder.on_end(number, state, payload, failure), "estimates": kept}
+
+    run_trials(
+        search, TRAINABLE, storage_dir=ready.home.ray, share=share_of(ready), concurrent=plan.max_concurrent,
+        scheduler=plan.scheduler if len(names) == 1 else "none", time_budget_s=plan.time_budget_s,
+        on_report=recorder.on_report, on_end=on_end,
+    )  # fmt: skip
+
+
+def _close(tracker: Tracker, found: dict[str, Any], ready: Ready) -> None:
+    """What the sweep has found goes into its run, which ends; the document gets the paths of its pictures."""
+    parent = found["sweep_id"]
+    tracker.close_orphans(parent, {trial["number"]: trial["state"] for trial in found["trials"]})
+    pictures = draw_front(found, ready, ready.home.checkpoints / found["study"] / "front")
+    found["pictures"] = [str(path) for path in pictures]
+    if pictures:
+        tracker.artifact(parent, pictures[0].parent, "front")
+    if found["status"] == "done":
+        if best := found["best"]:
+            names = [objective["metric"] for objective in found["objectives"]]
+            tracker.log(parent, {f"best/{name}": value for name, value in zip(names, best["values"], strict=True)})
+            tracker.json(parent, best, "best.json")
         tracker.finish(parent, "complete")
     else:
         tracker.finish(parent, "interrupted", reason="not all of its trials are closed")
-    return document
 
 
 def _check_extend(search: DurableSearch, plan: SweepPlan, study: str) -> None:
@@ -181,54 +212,3 @@ def _recorded(run: RunInfo | None, objectives: tuple[Objective, ...]) -> Ending 
         failure = Failure(run.tags.get("failure", "lost"), run.tags.get("reason", ""))  # type: ignore[arg-type]
     number = run.number if run.number is not None else -1
     return Ending(number, run.state, payload, failure)  # type: ignore[arg-type]
-
-
-def _document(search: DurableSearch, ready: Ready, parent: str, study: str, plan: SweepPlan) -> dict[str, Any]:
-    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
-    trials = []
-    for trial in search.study.get_trials(deepcopy=False):
-        several = len(search.objectives) > 1
-        values = (
-            list(trial.values) if trial.values is not None else None if several else _last(trial.intermediate_values)
-        )
-        trials.append(
-            {
-                "number": trial.number,
-                "state": names[trial.state.name],
-                "failure": trial.user_attrs.get("failure"),
-                "reason": trial.user_attrs.get("reason"),
-                "values": values,
-                "params": trial.params,
-                "run_id": trial.user_attrs.get("run_id"),
-                "seconds": trial.user_attrs.get("seconds"),
-            }
-        )
-    complete = [t for t in search.study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
-    sign = 1 if search.objectives[0].mode == "max" else -1
-    best = max(complete, key=lambda t: (sign * t.values[0], -t.number), default=None)
-    closed = sum(t["state"] in ("complete", "pruned", "failed") for t in trials)
-    return {
-        "sweep_id": parent,
-        "study": study,
-        "objectives": [
-            {"metric": o.metric, "direction": "maximize" if o.mode == "max" else "minimize"} for o in search.objectives
-        ],
-        "trials": trials,
-        "best": best
-        and {
-            "method": ready.cell.method,
-            "data_hash": ready.prepared.data_hash,
-            "split_hash": ready.split.hash,
-            "track": ready.task.track.name,
-            "number": best.number,
-            "values": list(best.values),
-            "config": ready.config(search.overrides(best.params)).model_dump(mode="json"),
-        },
-        "front": [t.number for t in search.study.best_trials] if len(search.objectives) > 1 and complete else [],
-        "status": "done" if closed >= plan.trials else "unfinished",
-    }
-
-
-def _last(values: Mapping[int, float]) -> list[float] | None:
-    finite = [values[step] for step in sorted(values) if math.isfinite(values[step])]
-    return finite[-1:] or None

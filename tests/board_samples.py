@@ -1,5 +1,6 @@
 """Made-up final runs with real frames, and a board of them, for the tests of the leaderboard and its page."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,13 @@ def final(method: str, seed: int, skill: float = 1.0, track: str = "margin", **c
 
 def five(method: str, skill: float, **changes: Any) -> list[SeedRun]:
     return [final(method, seed, skill, **changes) for seed in range(1, 6)]
+
+
+def arm_of(name: str, skill: float, method: str = "iaia_bl", **changes: Any) -> list[SeedRun]:
+    """Five runs of an arm whose settings are its own."""
+    runs = five(method, skill, facts={"seeds_asked": 5, "arms": (name,), **changes.pop("facts", {})})
+    spec = {"config": {"lr": 1e-3, "arm": name}, **changes}
+    return [replace(run, run_id=f"{name}{run.place[0]}", spec={**run.spec, **spec}) for run in runs]
 
 
 def make_board() -> Board:

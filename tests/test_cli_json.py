@@ -129,6 +129,25 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "an unknown suite": (["bench", "smok"], "no suite 'smok' .*smoke"),
     "a suite that is not there": (["bench", "/nowhere/suite.yaml"], "no such file"),
     "an unknown metric": (["sweep", "vgg16", "phantom", "--objectives", "aurok"], "no objective 'aurok'"),
+    "a third objective": (["sweep", "vgg16", "phantom", "--objectives", "ac1,ece,kappa"], "one metric, or two"),
+    "one objective twice": (["sweep", "vgg16", "phantom", "--objectives", "ac1,ac1"], "ac1 stands there twice"),
+    "an objective without a direction": (
+        ["sweep", "vgg16", "phantom", "--objectives", "auroc_mean,ap_pixels"],
+        "more is neither better nor worse",
+    ),
+    "an objective that comes too late to stop a trial": (
+        ["sweep", "vgg16", "phantom", "--objectives", "kappa"],
+        "kappa is known when a trial has ended.*add --scheduler none",
+    ),
+    "an objective that the data cannot give": (
+        ["sweep", "iaia_bl", "cbis_ddsm", "--objectives", "auroc_mean,activation_precision_fine"],
+        "needs fine masks, which cbis_ddsm does not provide",
+    ),
+    "an objective of a track that is not trained": (
+        ["sweep", "iaia_bl", "phantom", "--track", "malignancy", "--objectives", "auroc_malignant"],
+        "no objective 'auroc_malignant' of iaia_bl, whose training is on margin",
+    ),
+    "readings of a space without such": (["sweep", "vgg16", "phantom", "--readings"], "vgg16 has no readings"),
     "an unknown list": (["list", "metods"], "no list of 'metods'"),
     "a config that is not there": (["train", "vgg16", "phantom", "--config", "/nowhere/x.yaml"], "no such file"),
     "no data root": (["prepare", "cbis_ddsm"], "--data-root"),
@@ -339,3 +358,29 @@ def test_two_tracks_of_one_training_are_trained_once(runs: Runs, tmp_path: Path)
     assert [cell["status"] for cell in said.document["cells"]] == ["done", "done"]
     assert len({run for cell in said.document["cells"] for run in cell["final"]}) == 1
     assert len(Tracker(out=tmp_path / "runs").runs(kind="final")) == 1
+
+
+@pytest.mark.ray
+def test_a_sweep_by_two_objectives(runs: Runs) -> None:
+    """The second one only a finished trial's validation frame gives. Its choice goes to final, and says by which rule."""
+    objectives = "auroc_mean,activation_precision_lesion"
+    said = runs("sweep", "vgg16", "phantom", "--trials", "3", "--objectives", objectives)
+    document = said.document
+    assert said.code == 0 and document["status"] == "done", said.stderr
+    assert [objective["direction"] for objective in document["objectives"]] == ["maximize", "maximize"]
+    names = [objective["metric"] for objective in document["objectives"]]
+    assert names == ["validation/auroc_mean", "validation/activation_precision_lesion"]
+    for trial in document["trials"]:
+        assert trial["state"] == "complete" and len(trial["values"]) == 2
+        assert [trial["estimates"][name]["value"] for name in names] == trial["values"]
+        logged = Tracker(out=runs.out).run(trial["run_id"]).metrics
+        assert [logged[name] for name in names] == trial["values"]
+    best = document["best"]
+    assert best["number"] in document["front"] and f"--from {document['sweep_id'][:8]}" in said.stderr
+    assert {Path(path).name for path in document["pictures"]} == {"front.svg", "front.csv"}
+    recorded = runs.out / "artifacts" / "margin" / document["sweep_id"] / "artifacts" / "front" / "front.svg"
+    assert recorded.read_bytes() == Path(document["pictures"][0]).read_bytes()
+    final = runs("final", "vgg16", "phantom", "--seeds", "1", "--from", document["sweep_id"], "--reopen", "a test")
+    assert final.code == 0, final.stderr
+    assert f"trial {best['number']} of sweep" in final.stderr and best["rule"] in final.stderr
+    assert final.document["ledger"][-1]["source"].endswith(best["rule"])

@@ -206,10 +206,11 @@ def test_a_jittered_region_is_another_input() -> None:
     )
 
 
-def test_a_placebo_is_neither_ranked_nor_compared() -> None:
+def test_a_placebo_is_not_ranked_and_compared_outside_the_family() -> None:
     controls = five("protopnet", 2.0, facts={"seeds_asked": 5, "grades": ["placebo"]})
     made = build_board([*five("vgg16", 1.0), *five("iaia_bl", 2.0), *controls], registrations=REGISTERED)
-    assert [c.a for c in made.comparisons] == ["iaia_bl"]
+    assert [(c.a, bool(c.control)) for c in made.comparisons] == [("iaia_bl", False), ("protopnet", True)]
+    assert made.comparisons[0].p_holm == made.comparisons[0].p and made.comparisons[1].p_holm is None
     assert row_of(made, "protopnet").rank_note == "not ranked: placebo masks"
     assert row_of(made, "iaia_bl").ranks == (1, 1) and row_of(made, "vgg16").ranks == (2, 2)
 
@@ -226,6 +227,7 @@ def test_a_placebo_is_neither_ranked_nor_compared() -> None:
         ({"facts": {"grades": ["reduced"]}}, "MB006", "reduced data"),
         ({"facts": {"grades": ["proxy"]}}, "MB006", "proxy masks"),
         ({"facts": {"grades": ["band"]}}, "MB006", "proxy fine annotation"),
+        ({"facts": {"grades": ["fewer_masks"]}}, "MB006", "fewer masks"),
         ({"facts": {"grades": ["placebo"]}}, "MB019", "placebo masks"),
         ({"facts": {"grades": ["within_class"]}}, "MB020", "patients on two sides"),
         ({"facts": {"opened_before": 3}}, "MB007", "opened 3x before"),

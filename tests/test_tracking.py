@@ -243,7 +243,7 @@ def test_an_outage_is_written_to_disk_and_sent_later(
 ) -> None:
     tracker = make(retry_s=0.0)
     run = begin(tracker, number=0)
-    client, tracker._mlflow = tracker._mlflow, Broken()
+    client, tracker._server.mlflow = tracker._server.mlflow, Broken()
     file = tmp_path / "panel.txt"
     file.write_text("picture")
     tracker.log(run, {"loss": 1.0}, step=1)
@@ -255,7 +255,7 @@ def test_an_outage_is_written_to_disk_and_sent_later(
     assert late.startswith("pending-")
     assert sum("does not answer" in r.message for r in caplog.records) == 1
     assert tracker.flush() == 5
-    tracker._mlflow = client
+    tracker._server.mlflow = client
     tracker.log(late, {"loss": 3.0}, step=2)  # the next success takes everything along, in order
     assert not (tmp_path / "logs" / "tracking-buffer.jsonl").exists()
     assert tracker.run(run).state == "complete"
@@ -268,7 +268,7 @@ def test_an_outage_is_written_to_disk_and_sent_later(
 def test_records_of_an_outage_outlive_the_driver(make: Callable[..., Tracker], tmp_path: Path) -> None:
     tracker = make()
     tracker.connect()
-    tracker._mlflow = Broken()
+    tracker._server.mlflow = Broken()
     pending = begin(tracker)
     tracker.log(pending, {"loss": 1.0})
     with (tmp_path / "logs" / "tracking-buffer.jsonl").open("a") as stream:
@@ -292,7 +292,7 @@ def test_a_refused_record_does_not_hold_up_the_rest(make: Callable[..., Tracker]
 def test_reading_in_an_outage_says_so(make: Callable[..., Tracker]) -> None:
     tracker = make()
     tracker.connect()
-    tracker._mlflow = Broken()
+    tracker._server.mlflow = Broken()
     with pytest.raises(MachineError, match="Connection refused"):
         tracker.runs()
 

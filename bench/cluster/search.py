@@ -1,7 +1,7 @@
 """Ray's OptunaSearch made durable: the study is the truth about a sweep, and Tune's snapshot of it is never read.
 
 It leans on private names of ray (_space, _ot_study, _ot_trials) and optuna (Trial's _trial_id); both are pinned, and
-tests/test_cluster.py holds them.
+tests/test_search.py holds them.
 """
 
 import warnings
@@ -203,6 +203,9 @@ class DurableSearch(Trials, OptunaSearch):
         for objective in self.objectives:
             value = value_of(payload, objective.metric)
             if not finite(value):
+                why = payload.get("estimates", {}).get(objective.metric, {}).get("note")
+                if value is None and why:  # the data or the method cannot give it
+                    return Failure("data", f"no {objective.metric}: {why}")
                 state = "no value" if value is None else f"the value {value}"
                 return Failure("diverged", f"the last report has {state} of {objective.metric}")
         return None

@@ -1,14 +1,16 @@
-"""Explanation panels and galleries as PNG: image, lesion outline, maps over the image on one colour scale in [0, 1].
+"""Explanation panels and galleries as PNG: image, lesion outline, maps over the image with the scale of their colours.
 
-Shapes: H W pixels of the method's input, h w cells of a map.
+Shapes: H W pixels of the method's input, h w cells of a map. Lengths on paper are inches.
 """
 
 from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +28,15 @@ if TYPE_CHECKING:
 
 WARNING = "Not for clinical use."
 WRONG = "not correct"
+SIDES = {"L": "left breast", "R": "right breast"}
 COLOURS = "viridis"  # even in brightness, so it reads the same in grey and for the colour-blind
 OUTLINE, HALO = "#ff9e1b", "black"  # orange on black: not among viridis's colours, visible on dark and on bright tissue
 ALPHA = 0.45  # of a map over its image
-CELL, TEXT = 2.3, 2.05  # inches: side of a picture, width of the words beside a row
+TISSUE = "0.4"  # grey behind the colours of a bar: as they look over tissue
+CELL, TEXT = 2.3, 2.05  # side of a picture with its margin, width of the words at the left of a case
+SIDE = CELL - 0.15  # of a picture
+BESIDE, LETTER, STEP = 3.1, 0.063, 0.135  # words at the right of a line: width, that of a letter, height of a line
+META = {"Software": None, "Description": WARNING}  # of a PNG: no date, so that the same pictures are the same bytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Words:
         return cls(str(row["record_id"]), str(row["laterality"]), str(row["view"]), truth, classes[best], shares[best])
 
     def lines(self) -> list[str]:
-        side = {"L": "left breast", "R": "right breast"}.get(self.laterality, self.laterality)
+        side = SIDES.get(self.laterality, self.laterality)
         where = ", ".join(part for part in (side, self.view) if part)
         said = self.predicted and f"network: {self.predicted}"
         if self.predicted and self.probability is not None:
@@ -66,66 +73,60 @@ class Words:
 
 
 def draw_panels(
-    rows: Sequence[Sequence[Panel]], path: Path, *, title: str, words: Sequence[Words] | None = None, note: str = ""
+    cases: Sequence[Sequence[Panel]], path: Path, *, title: str, words: Sequence[Words] | None = None, note: str = ""
 ) -> Path:
-    """One row of pictures per case, what is known of it on its left; written as PNG, whole or not at all.
+    """The pictures of each case on as many lines as they name, what is known of it on its left; as PNG, whole or not at all.
 
     note: how the cases were chosen, e.g. "seeded choice, stratified by label and right/wrong". Raises MachineError when
     the file cannot be written.
     """
-    if not rows:
+    if not cases:
         raise ValueError("no panels to draw")
-    columns = max(len(row) for row in rows)
-    captions = [max((_lines_of(panel) for panel in row), default=1) for row in rows]
-    left = TEXT if words else 0.15
-    figure, size = _figure(left + columns * CELL + 0.75, [CELL + 0.16 * (n + 1) + 0.12 for n in captions])
-    top = size[1] - 0.62
-    for i, row in enumerate(rows):
-        pitch = CELL + 0.16 * (captions[i] + 1) + 0.12
+    panels = [panel for case in cases for panel in case]
+    blocks = [lines_of(case) for case in cases]
+    columns = max(len(line) for block in blocks for line in block)
+    left, right = TEXT if words else 0.15, BESIDE if any(panel.beside for panel in panels) else 0.15
+    width = max(left + columns * CELL + right, 6.2)
+    heights = [[_height(line, width - left - len(line) * CELL) for line in block] for block in blocks]
+    figure, size = _figure(width, [height for block in heights for height in block])
+    top = size[1] - 0.82
+    for i, block in enumerate(blocks):
         if words:
-            _words(figure, words[i], 0.15, top - 0.2, size)
-        for j, panel in enumerate(row):
-            box = (left + j * CELL + 0.05, top - 0.2 - (CELL - 0.1), CELL - 0.1, CELL - 0.1)
-            _picture(figure.add_axes(_share(box, size)), panel)
-        top -= pitch
-    _frame(figure, size, title, note, [panel for row in rows for panel in row])
-    return _save(figure, path)
+            _words(figure, words[i], 0.15, top, size)
+        for line, height in zip(block, heights[i], strict=True):
+            _line(figure, line, left, top, size)
+            top -= height
+    _frame(figure, size, title, note, panels)
+    return whole(path, lambda temporary: figure.savefig(temporary, format="png", metadata=META))
 
 
 def draw_gallery(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 6, note: str = "") -> Path:
     """Pictures of the model itself, e.g. each prototype with the training image that it comes from, in a grid."""
-    rows = [list(panels[start : start + columns]) for start in range(0, len(panels), columns)]
-    return draw_panels(rows, path, title=title, note=note)
+    grid = [replace(panel, line=i // columns, beside="") for i, panel in enumerate(panels)]
+    return draw_panels([grid], path, title=title, note=note)
 
 
-def _picture(axes: Axes, panel: Panel) -> None:
-    from matplotlib.patches import Rectangle
+def picture(panel: Panel) -> bytes:
+    """A panel without its words, as PNG: for a page that sets them itself."""
+    from matplotlib.figure import Figure
 
-    height, width = panel.image.shape
-    extent = (0, width, height, 0)
-    axes.imshow(panel.image, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-    if panel.map is not None:
-        shown = np.clip(np.nan_to_num(np.asarray(panel.map, dtype=float)), 0, 1)
-        # One opacity for the whole map, so that a colour means the same everywhere, as the colour bar says.
-        # cells as they are: smoothing would show an accuracy that the map does not have
-        axes.imshow(shown, cmap=COLOURS, vmin=0, vmax=1, extent=extent, interpolation="nearest", alpha=ALPHA)
-    if panel.outline is not None and np.any(panel.outline > 0.5) and not np.all(panel.outline > 0.5):
-        grid = (np.arange(width) + 0.5, np.arange(height) + 0.5)
-        for colour, thick in ((HALO, 1.2), (OUTLINE, 0.6)):
-            axes.contour(*grid, panel.outline, levels=[0.5], colors=[colour], linewidths=[thick])
-    if panel.box is not None:
-        x0, y0, x1, y1 = panel.box
-        for colour, thick in ((HALO, 1.8), (OUTLINE, 0.9)):
-            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thick, ls="--"))
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(_wrapped(panel.title, 34), fontsize=8, pad=3)
-    axes.set_xlabel(_wrapped(_below(panel), 38), fontsize=7, labelpad=3)
+    tall = SIDE * min(1.0, panel.image.shape[0] / panel.image.shape[1])
+    size = SIDE, tall + (0.22 if panel.map is not None else 0.02)
+    figure = Figure(figsize=size, dpi=150, facecolor="white")
+    _picture(figure.add_axes(_share((0.01, size[1] - tall + 0.01, SIDE - 0.02, tall - 0.02), size)), panel)
+    made = BytesIO()
+    figure.savefig(made, format="png", metadata=META)
+    return made.getvalue()
 
 
-def _below(panel: Panel) -> str:
+def lines_of(panels: Sequence[Panel]) -> list[list[Panel]]:
+    """Panels by the line that they stand on."""
+    ordered = sorted(panels, key=lambda panel: panel.line)
+    return [list(line) for _, line in groupby(ordered, key=lambda panel: panel.line)]
+
+
+def below(panel: Panel) -> str:
+    """The words below a picture: its caption, and what can be read off its map."""
     if panel.map is None:
         return panel.caption
     cells = f"map of {panel.map.shape[0]} x {panel.map.shape[1]} cells"
@@ -138,8 +139,97 @@ def _below(panel: Panel) -> str:
     return "; ".join(part for part in (panel.caption, cells) if part)
 
 
-def _lines_of(panel: Panel) -> int:
-    return _wrapped(_below(panel), 38).count("\n") + _wrapped(panel.title, 34).count("\n") + 1
+def whole(path: Path, write: Callable[[Path], Any]) -> Path:
+    """A file that is either the old one or the new one, never half of it. MachineError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        do = "free some space, or choose another --out"
+        raise MachineError(f"cannot write: {error.strerror}", f"{path.parent.name}/{path.name}", do) from error
+    return path
+
+
+# ---- lines and pictures ---------------------------------------------------------------------------------------------
+def _line(figure: Figure, line: Sequence[Panel], left: float, top: float, size: tuple[float, float]) -> None:
+    """Pictures side by side from `left` on, and at their right the words that belong there."""
+    for j, panel in enumerate(line):
+        axes = figure.add_axes(_share((left + j * CELL + 0.05, top - SIDE, SIDE, SIDE), size))
+        _picture(axes, panel)
+        axes.set_title(_wrapped(panel.title, 34), fontsize=8, pad=3)
+        axes.set_xlabel(_wrapped(below(panel), 38), fontsize=7, labelpad=15 if panel.map is not None else 3)
+    x = left + len(line) * CELL + 0.05
+    for i, text in enumerate(_beside(line, size[0] - x)):
+        y = (top - 0.02 - STEP * i) / size[1]
+        figure.text(x / size[0], y, text, fontsize=7.5, va="top", family="monospace")
+
+
+def _height(line: Sequence[Panel], room: float) -> float:
+    """Of pictures, titles and captions, or of the words at the right where those are longer."""
+    captions = max(_wrapped(below(panel), 38).count("\n") + 2 for panel in line)
+    titles = max(_wrapped(panel.title, 34).count("\n") + 1 for panel in line)
+    bar = 0.16 * any(panel.map is not None for panel in line)
+    return max(SIDE + bar + 0.125 * captions, STEP * len(_beside(line, room)) + 0.1) + 0.13 * titles + 0.06
+
+
+def _beside(line: Sequence[Panel], room: float) -> list[str]:
+    text = "\n".join(panel.beside for panel in line if panel.beside)
+    wrapped = (textwrap.wrap(each, int(room / LETTER), drop_whitespace=False) or [""] for each in text.split("\n"))
+    return [part for parts in wrapped for part in parts] if text else []
+
+
+def _picture(axes: Axes, panel: Panel) -> None:
+    from matplotlib.patches import Rectangle
+
+    height, width = panel.image.shape
+    extent = (0, width, height, 0)
+    axes.imshow(panel.image, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    if panel.map is not None:
+        # One opacity for the whole map, so that a colour means the same everywhere, as the colour bar says.
+        # cells as they are: smoothing would show an accuracy that the map does not have
+        axes.imshow(_coloured(panel), cmap=COLOURS, vmin=0, vmax=1, extent=extent, interpolation="nearest", alpha=ALPHA)
+        _bar(axes, panel)
+    if panel.outline is not None and np.any(panel.outline > 0.5) and not np.all(panel.outline > 0.5):
+        grid = (np.arange(width) + 0.5, np.arange(height) + 0.5)
+        if min(height, width) > 1:
+            for colour, thick in ((HALO, 2.0), (OUTLINE, 1.1)):
+                axes.contour(*grid, panel.outline, levels=[0.5], colors=[colour], linewidths=[thick])
+    if panel.box is not None:
+        x0, y0, x1, y1 = panel.box
+        for colour, thick in ((HALO, 2.0), (OUTLINE, 1.1)):
+            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thick, ls="--"))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_anchor("N")
+
+
+def _coloured(panel: Panel) -> np.ndarray:
+    """The map in [0, 1] of its scale; what lies beyond gets the colour of the end."""
+    low, high = panel.scale or (0.0, 1.0)
+    shown = np.nan_to_num(np.asarray(panel.map, dtype=float), nan=low)
+    return np.asarray(np.clip((shown - low) / (high - low), 0, 1) if high > low else np.zeros_like(shown))
+
+
+def _bar(axes: Axes, panel: Panel) -> None:
+    """The colours below a picture, and what their ends stand for."""
+    height, width = panel.image.shape
+    inch = 1 / (SIDE * min(1.0, height / width))  # of the picture's height: a wide one is lower than its axes
+    bar = axes.inset_axes((0.25, -0.17 * inch, 0.5, 0.08 * inch))
+    bar.set_facecolor(TISSUE)
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap=COLOURS, vmin=0, vmax=1, aspect="auto", alpha=ALPHA)
+    bar.set_xticks([])
+    bar.set_yticks([])
+    low, high = "its lowest", "its highest"
+    if panel.scale is not None:
+        low, high = (f"{round(end, 2) + 0.0:.2f}" for end in panel.scale)  # never -0.00
+        low = f"≤ {low}" if np.any(np.asarray(panel.map) < panel.scale[0] - 0.005) else low
+        high = f"≥ {high}" if np.any(np.asarray(panel.map) > panel.scale[1] + 0.005) else high
+    for x, text, side in ((-0.04, low, "right"), (1.04, high, "left")):
+        bar.text(x, 0.4, text, transform=bar.transAxes, ha=side, va="center", fontsize=6.5)
 
 
 def _wrapped(text: str, width: int) -> str:
@@ -157,49 +247,39 @@ def _words(figure: Figure, words: Words, x: float, y: float, size: tuple[float, 
 
 
 def _frame(figure: Figure, size: tuple[float, float], title: str, note: str, panels: Sequence[Panel]) -> None:
-    """Title above, colour bar at the right, warning and reading rules below."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
+    """Title above, warning and reading rules below."""
     figure.text(0.15 / size[0], 1 - 0.24 / size[1], title, fontsize=11, weight="bold", va="center")
     figure.text(0.15 / size[0], 1 - 0.42 / size[1], WARNING, fontsize=9, weight="bold", va="center", color="#8a1c1c")
+    text = "\n".join(part for part in (note, reading_rules(panels)) if part)
+    lines = [part for each in text.split("\n") for part in textwrap.wrap(each, int(size[0] / 0.052))]
+    figure.text(0.15 / size[0], 0.12 / size[1], "\n".join(lines), fontsize=7, va="bottom", color="#333333")
+
+
+def reading_rules(panels: Sequence[Panel]) -> str:
+    """What a reader has to know of these pictures."""
     rules = [
-        "Images lie as stored, not flipped. Grey: 0.5-99.5 % of each film, clipped; the network may normalise further."
+        "Pictures lie as on the film where it does not say mirrored; none is turned.",
+        "Grey: 0.5-99.5 % of each film, clipped; the network may normalise further.",
     ]
     if any(panel.outline is not None for panel in panels):
         rules.append("Solid line: the annotated lesion.")
     if any(panel.box is not None for panel in panels):
         rules.append("Dashed: the part named below it.")
-    if any(panel.map is not None for panel in panels):
-        axes = figure.add_axes(_share((size[0] - 0.62, size[1] - 0.85 - (CELL - 0.1), 0.12, CELL - 0.1), size))
-        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), cax=axes, ticks=[0, 0.5, 1], alpha=ALPHA)
-        axes.set_facecolor("0.4")  # the colours as they look over tissue
-        bar.ax.tick_params(labelsize=7)
-        bar.set_label("map, each scaled to its own range", fontsize=7)
-        rules.append("A map's 1 is its own maximum: colours do not compare between maps.")
-    text = "\n".join(part for part in (note, " ".join(rules)) if part)
-    figure.text(0.15 / size[0], 0.12 / size[1], text, fontsize=7, va="bottom", color="#333333")
+    maps = [panel for panel in panels if panel.map is not None]
+    if any(panel.scale is not None for panel in maps):
+        rules.append("Colours compare where the bars below two maps have the same numbers; ≥: that or more, ≤: that or less.")
+    if any(panel.scale is None for panel in maps):
+        rules.append("A map without numbers is scaled to its own range: its colours do not compare with another's.")
+    return " ".join(rules)
 
 
 def _figure(width: float, heights: Sequence[float]) -> tuple[Any, tuple[float, float]]:
     from matplotlib.figure import Figure
 
-    size = (max(width, 6.2), sum(heights) + 1.25)
+    size = (width, sum(heights) + 1.35)
     return Figure(figsize=size, dpi=130, facecolor="white"), size
 
 
 def _share(box: tuple[float, float, float, float], size: tuple[float, float]) -> tuple[float, float, float, float]:
     """Inches from the lower left as shares of the figure."""
     return (box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1])
-
-
-def _save(figure: Any, path: Path) -> Path:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format="png", metadata={"Software": None, "Description": WARNING})
-        temporary.replace(path)
-    except OSError as error:
-        do = "free some space, or choose another --out"
-        raise MachineError(f"cannot write: {error.strerror}", f"{path.parent.name}/{path.name}", do) from error
-    return path

@@ -1,4 +1,4 @@
-"""ROC curves and confusion matrix of a frame, each as SVG beside the CSV that it was drawn from."""
+"""ROC curves and confusion matrix of a frame, the Pareto front of a sweep: each as SVG beside the CSV it was drawn from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.explain.panels import WARNING
-from bench.metrics import Estimate, Frame, confusion, quick
+from bench.metrics import Estimate, Frame, Metric, confusion, quick
 from data.errors import MachineError
 
 if TYPE_CHECKING:
@@ -86,6 +86,78 @@ def save_plots(frame: Frame, folder: Path) -> list[Path]:
         written.append(_whole(folder / f"{name}.svg", lambda path, figure=figure: _save_svg(figure, path)))  # type: ignore[misc]
         written.append(_whole(folder / f"{name}.csv", lambda path, name=name: tables[name].to_csv(path, index=False)))  # type: ignore[misc]
     return written
+
+
+def plot_front(table: pd.DataFrame, x: Metric, y: Metric, title: str, lead: str) -> Figure:
+    """Trials of a sweep by two objectives; those that no other betters are joined by the steps of what they reach.
+
+    table: `save_front`'s. title: above; lead: first line of the caption: how many trials, which split and seed.
+    """
+    figure, axes = _axes((6.0, 6.8), low=0.3)
+    on_front = table[table["front"]].sort_values(x.name)
+    marked = table[table["front"] | table["published"]]
+    axes.plot(
+        on_front[x.name], on_front[y.name], color=STYLES[0][0], lw=1.0, ls="--", zorder=1,
+        drawstyle="steps-post" if x.direction == "min" else "steps-pre",
+    )  # fmt: skip
+    axes.errorbar(
+        marked[x.name], marked[y.name], xerr=_reach(marked, x), yerr=_reach(marked, y), fmt="none", ecolor="#bbbbbb",
+        elinewidth=0.8, zorder=0,
+    )  # fmt: skip
+    others = table[~table["front"]]
+    marks = (
+        (others, f"another trial ({len(others)})", {"marker": "o", "c": "white", "edgecolors": "#555555", "s": 36}),
+        (on_front, f"on the front ({len(on_front)})", {"marker": "o", "c": STYLES[0][0], "s": 52}),
+        (
+            table[table["published"]],
+            "trial 0: published",
+            {"marker": "D", "c": "none", "edgecolors": STYLES[1][0], "s": 150},
+        ),
+    )
+    for rows, label, style in marks:
+        axes.scatter(rows[x.name], rows[y.name], label=label, zorder=3, linewidths=1.4, **style)
+    for number, *place in marked[["trial", x.name, y.name]].itertuples(index=False):
+        axes.annotate(str(number), place, xytext=(7, 7), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(_axis(x), fontsize=9)
+    axes.set_ylabel(_axis(y), fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=8, ncols=3, frameon=False)
+    axes.set_title(title, fontsize=10)
+    figure.text(0.02, 0.015, _front_words(table, x, y, lead), fontsize=7, va="bottom", color="#333333")
+    return figure
+
+
+def save_front(table: pd.DataFrame, x: Metric, y: Metric, title: str, lead: str, folder: Path) -> list[Path]:
+    """front.svg and front.csv in `folder`. table: one row per complete trial with trial, front, published (bool), and for
+    each of the two metrics its value under its name, and _low, _high, _n, _interval (missing where there is none)."""
+    figure = plot_front(table, x, y, title, lead)
+    return [
+        _whole(folder / "front.svg", lambda path: _save_svg(figure, path)),
+        _whole(folder / "front.csv", lambda path: table.to_csv(path, index=False)),
+    ]
+
+
+def _reach(table: pd.DataFrame, metric: Metric) -> np.ndarray:
+    """(2, n) how far each interval reaches below and above its value; NaN where there is none."""
+    bounds = table[[f"{metric.name}_low", f"{metric.name}_high"]].to_numpy(dtype=float)
+    return np.asarray(np.abs(bounds.T - table[metric.name].to_numpy(dtype=float)))
+
+
+def _axis(metric: Metric) -> str:
+    better = (
+        "higher is better \N{RIGHTWARDS ARROW}" if metric.direction == "max" else "\N{LEFTWARDS ARROW} lower is better"
+    )
+    return f"{metric.summary}\n{metric.name} ({metric.unit or 'no unit'}), validation; {better}"
+
+
+def _front_words(table: pd.DataFrame, x: Metric, y: Metric, lead: str) -> str:
+    """The caption: what the front is, what bars and n are, and what the values are not."""
+    lines = [lead, "Front: no other trial is better in one objective and as good or better in the other."]
+    for metric in (x, y):
+        counts, kinds = (table[f"{metric.name}_{key}"].dropna().unique() for key in ("n", "interval"))
+        if len(counts) and len(kinds):
+            n = " to ".join(f"{count:.0f}" for count in dict.fromkeys((counts.min(), counts.max())))
+            lines.append(f"{metric.name}: n = {n}, grey bar 95 % interval of one trial ({', '.join(kinds)}).")
+    return "\n".join([*lines, f"Values: validation, chosen among trials, so optimistic. {WARNING}"])
 
 
 def _curves(frame: Frame) -> list[int]:

@@ -15,7 +15,7 @@ CODES: dict[str, str] = {
     "MB003": "Budget fields (size, width, epochs...) are not the published ones: no verdict about the paper.",
     "MB004": "The trunk did not start from ImageNet weights as published.",
     "MB005": "The seeds share one pre-trained trunk, so they are more alike than independent trainings.",
-    "MB006": "The data are not the set as distributed: synthetic, reduced, or with stand-ins for masks.",
+    "MB006": "The data are not the set as distributed: synthetic, reduced, or with stand-ins for masks or fewer of them.",
     "MB007": "The test side had been opened before this row was made; each look can flatter what is reported last.",
     "MB008": "Published weights were used; whether their makers saw patients of the test side is unknown.",
     "MB009": "The source had changes that no commit holds, or the seeds come from several commits.",
@@ -43,6 +43,7 @@ _GRADES = {
     "reduced": ("MB006", "reduced data", "the films are resampled or re-wrapped, not the set as distributed"),
     "proxy": ("MB006", "proxy masks", "masks are elliptic or derived, not drawn by a reader"),
     "band": ("MB006", "proxy fine annotation", "a band around the contour stood in for the fine annotation"),
+    "fewer_masks": ("MB006", "fewer masks", "training saw masks of a part of its patients or of none (masks_kept)"),
     "placebo": ("MB019", "placebo masks", "training masks were exchanged between patients: a control"),
     "within_class": ("MB020", "patients on two sides", "a patient may train in one class and test in another"),
 }

@@ -31,8 +31,8 @@ def build_board(
 ) -> Board:
     """The board of these runs, newest first where one was made again.
 
-    cells: {"method", "dataset", "track", "status", "reason"} that a suite asked for; those without a run get a row that
-    says why. keep: folder of computed metrics, so that a second call reads no frame. shown: title, date... of Board.
+    cells: {"method", "arm", "dataset", "track", "status", "reason"} that a suite asked for; those without a run get a row
+    that says why. keep: folder of computed metrics, so that a second call reads no frame. shown: title, date... of Board.
     """
     measured = Measured(keep)
     groups = group(runs)
@@ -119,6 +119,7 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         track=first.track,
         subset=str(facts.get("subset", ALL)),
         variant=str(facts.get("variant", "default")),
+        arms=tuple(dict.fromkeys(name for run in members for name in run.facts.get("arms", ()))),
         seeds=[run.run_id for run in members],
         seeds_asked=asked,
         metrics=metrics,
@@ -133,6 +134,7 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         protocol=str(first.spec.get("protocol", "holdout")),
         pictures=tuple(dict.fromkeys(picture for run in members for picture in run.pictures)),
         config=dict(first.spec.get("config", {})),
+        options=dict(first.spec.get("options", {})),
         opened_before=min((int(run.facts.get("opened_before", 0)) for run in members), default=0),
         patients=int(facts.get("patients", 0)),
         unit="image" if TRACKS[first.track].unit == "image" else "lesion image",
@@ -168,9 +170,9 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _tell_apart(rows: Sequence[Row]) -> None:
-    """Rows of one method in one table get the fields in which they differ, or the start of their settings' hash."""
+    """Rows of one name in one table get the fields in which they differ, or the start of their settings' hash."""
     for row in rows:
-        alike = [r for r in rows if (r.table, r.method, r.variant) == (row.table, row.method, row.variant)]
+        alike = [r for r in rows if (r.table, r.names, r.variant) == (row.table, row.names, row.variant)]
         if len({r.hashes["config"] for r in alike}) > 1:
             differing = sorted(key for key in row.config if len({canonical(r.config.get(key)) for r in alike}) > 1)
             told = {canonical([r.config.get(key) for key in differing]) for r in alike}
@@ -181,13 +183,14 @@ def _tell_apart(rows: Sequence[Row]) -> None:
 
 
 def _covered(cell: Mapping[str, Any], rows: Sequence[Row]) -> bool:
-    wanted = (cell["method"], cell["dataset"], cell["track"])
-    return any((row.method, row.dataset, row.track) == wanted for row in rows)
+    name, place = cell.get("arm") or cell["method"], (cell["dataset"], cell["track"])
+    return any(name in row.names and (row.dataset, row.track) == place for row in rows)
 
 
 def _empty(cell: Mapping[str, Any]) -> Row:
     return Row(
         method=str(cell["method"]),
+        arms=(str(cell["arm"]),) if cell.get("arm") else (),
         dataset=str(cell["dataset"]),
         track=str(cell["track"]),
         status=cell.get("status", "missing"),

@@ -1,7 +1,7 @@
 """From MLflow to the board's runs: final trainings with their frames, what they started from, and what chose them.
 
 Tags of a final run that are read (all optional): seeds_asked, tracks (served, comma-separated), sweep (run id of the
-search), opened_before, reopened (why), forced, altered, grades.
+search), opened_before, reopened (why), forced, altered, grades, arm (names under which suites asked for it).
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
                 )
             )
     return found
+
+
+def names_of(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """The names under which suites asked for a run; empty where that was its method's alone."""
+    return tuple(name for name in tags.get("arm", "").split(", ") if name)
 
 
 def _unreadable(info: RunInfo, track: str) -> SeedRun:
@@ -148,6 +153,7 @@ def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:
         "weights": config.get("weights", ""),
         "reduced": [field for field in tags.get("reduced", "").split("; ") if field],
         "ledger_entry": tags.get("ledger_entry", ""),
+        "arms": names_of(tags),
     }
 
 

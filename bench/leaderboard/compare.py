@@ -18,6 +18,7 @@ def compare(
     """The registered family of each table: every method of the reference's input against the reference.
 
     Only the primary view of a track is in the family: elsewhere, and without a registration, there are intervals alone.
+    A control is held against the reference, too, outside the family.
     """
     found: list[Comparison] = []
     for table in dict.fromkeys(row.table for row in rows if row.hashes.get("rows")):
@@ -26,16 +27,17 @@ def compare(
         registration = registration_for(mine[0], registrations) if mine else None
         if registration is None or not _primary_view(mine[0], rows):
             continue
-        reference = _named(mine, registration.reference)
+        reference = named(mine, registration.reference)
         if reference is not None:
-            found += _family(mine, reference, registration, owners, measured)
+            found += _against(done, reference, registration, owners, measured)
     return found
 
 
-def _family(
-    mine: Sequence[Row], reference: Row, registration: Registration, owners: Owners, measured: Measured
+def _against(
+    done: Sequence[Row], reference: Row, registration: Registration, owners: Owners, measured: Measured
 ) -> list[Comparison]:
-    others = [row for row in mine if row is not reference and row.input == reference.input]
+    """The rows of the reference's input against it; p of those that are no controls corrected for their number."""
+    others = [row for row in done if row is not reference and row.input == reference.input]
     b = _loads(owners[reference.key])
     results = [
         measured.difference(
@@ -46,9 +48,11 @@ def _family(
     for row, result in zip(others, results, strict=True):
         if min(row.seeds_asked, reference.seeds_asked) < RANKED_SEEDS:
             result["p"] = None
-    nan = float("nan")
-    adjusted, rejected = holm([nan if r["p"] is None else r["p"] for r in results], registration.alpha)
-    planned = _named(others, registration.contrast)
+    nan, controls = float("nan"), [control_of(row) or "" for row in others]
+    family = [nan if r["p"] is None or control else r["p"] for r, control in zip(results, controls, strict=True)]
+    adjusted, rejected = holm(family, registration.alpha)
+    own = [row for row, control in zip(others, controls, strict=True) if not control]
+    planned = named(own, registration.contrast) or named(others, registration.contrast)
     return [
         Comparison(
             a=row.label,
@@ -59,15 +63,18 @@ def _family(
             metric=registration.primary,
             difference=Estimate(**result["difference"]),
             p=result["p"],
-            p_holm=None if result["p"] is None else float(corrected),
+            p_holm=None if result["p"] is None or control else float(corrected),
             rejected=bool(significant),
             planned=row is planned and not registration.opened_before,
             smallest=result["smallest"],
             table=row.table,
             a_row=row.key,
             b_row=reference.key,
+            control=control,
         )
-        for row, result, corrected, significant in zip(others, results, adjusted, rejected, strict=True)
+        for row, result, corrected, significant, control in zip(
+            others, results, adjusted, rejected, controls, strict=True
+        )
     ]
 
 
@@ -91,7 +98,7 @@ def give_ranks(rows: Sequence[Row], comparisons: Sequence[Comparison], registrat
             row.rank_note = "not ranked: no reference was registered"
         elif not _primary_view(row, rows):
             row.rank_note = "not ranked: a secondary view"
-        elif _named(peers, registration.reference) is None:
+        elif named(peers, registration.reference) is None:
             row.rank_note = (
                 f"not ranked: no row of the reference {registration.reference} with the same input and seeds"
             )
@@ -105,7 +112,7 @@ def _range(
     row: Row, peers: Sequence[Row], comparisons: Sequence[Comparison], registration: Registration
 ) -> tuple[int, int]:
     levels = {peer.key: 0 for peer in peers}  # 1 above the reference, -1 below it, 0 not told apart (or itself)
-    reference = _named(peers, registration.reference)
+    reference = named(peers, registration.reference)
     assert reference is not None
     sign = -1 if METRICS[registration.primary].direction == "min" else 1
     for c in comparisons:
@@ -136,12 +143,12 @@ def registration_for(row: Row, registrations: Sequence[Registration]) -> Registr
     return mine[-1] if mine else None
 
 
-def _named(rows: Sequence[Row], name: str) -> Row | None:
-    """The method's row in its default variant.
+def named(rows: Sequence[Row], name: str) -> Row | None:
+    """The row of that method or arm, in its default variant.
 
     Of several settings the one whose test side was opened first: a reference cannot be exchanged after a look.
     """
-    mine = sorted((row for row in rows if row.method == name), key=lambda row: row.opened_before)
+    mine = sorted((row for row in rows if name in row.names), key=lambda row: row.opened_before)
     return next((row for row in mine if row.variant == "default"), mine[0] if mine else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.leaderboard.badges import CODES
+from bench.leaderboard.badges import CODES, control_of
 from bench.leaderboard.compare import registration_for
 from bench.leaderboard.rows import Badge, Comparison, Registration, Row
 
@@ -67,10 +67,12 @@ def _why(rows: Sequence[Row], registration: Registration) -> str:
         return f"it was written after {registration.opened_before} openings of the test side"
     sides = {}
     for name in (registration.contrast, registration.reference):
-        found = [row for row in rows if row.method == name and row.status == "done"]
+        found = [row for row in rows if name in row.names and row.status == "done"]
         if not found:
             return f"{name} has no result"
         sides[name] = found
+    if all(control_of(row) for row in sides[registration.reference]):
+        return f"{registration.reference} is a control, and no reference to rank against"
     a, b = sides.values()
     if not {row.table for row in a} & {row.table for row in b}:
         return "the two rest on different test rows"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.config import digest
-from bench.metrics import VERSION, Estimate, Frame, difference, over_seeds, smallest_difference
+from bench.metrics import METRICS, VERSION, Estimate, Frame, difference, over_seeds, smallest_difference
 from data.errors import DataError
 
 ALL, THREE_MARGINS, ALL_MASSES = "all", "three margins", "all masses"
@@ -30,7 +30,10 @@ def views(frame: Frame) -> list[tuple[str, Frame]]:
 
 
 class Measured:
-    """Metrics and comparisons of rows, each computed once per set of runs and kept as JSON in `folder`."""
+    """Metrics and comparisons of rows, each computed once per set of runs and kept as JSON in `folder`.
+
+    A metric that came later is computed for rows from before it, too.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -38,7 +41,7 @@ class Measured:
 
     def rows(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         """runs: id -> its frame. One item per view and variant: subset, variant, metrics, rows, input and so on."""
-        return self._kept({"rows": sorted(runs)}, lambda: self._measure(runs))
+        return self._kept({"rows": sorted(runs), "metrics": sorted(METRICS)}, lambda: self._measure(runs))
 
     def difference(
         self,
@@ -52,7 +55,7 @@ class Measured:
 
         def make() -> dict[str, Any]:
             frames = [
-                [_part(self._frame(run, load), subset, variant) for run, load in runs.items()]
+                [part_of(self._frame(run, load), subset, variant) for run, load in runs.items()]
                 for runs, variant in ((a, variants[0]), (b, variants[1]))
             ]
             try:
@@ -68,7 +71,7 @@ class Measured:
     def _measure(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         frames = [self._frame(run, load) for run, load in runs.items()]
         return [
-            describe([_part(frame, subset, variant) for frame in frames], subset, variant)
+            describe([part_of(frame, subset, variant) for frame in frames], subset, variant)
             for variant in frames[0].variants
             for subset, _ in views(frames[0])
         ]
@@ -112,7 +115,7 @@ def describe(frames: Sequence[Frame], subset: str, variant: str) -> dict[str, An
     }
 
 
-def _part(frame: Frame, subset: str, variant: str) -> Frame:
+def part_of(frame: Frame, subset: str, variant: str) -> Frame:
     chosen = frame if variant == frame.variants[0] and len(frame.variants) == 1 else frame.of_variant(variant)
     for name, part in views(chosen):
         if name == subset:

@@ -6,27 +6,31 @@ import contextlib
 import json
 import os
 import urllib.parse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.config import canonical
 from bench.leaderboard.badges import CODES
 from bench.leaderboard.forest import forest
 from bench.leaderboard.rows import Board, Comparison, Row
 from bench.metrics import METRICS, Estimate
+from bench.space import flat
 from data.errors import MachineError
 from data.tracks import TRACKS
 
 LESION = ("activation_precision_lesion", "activation_precision_lesion_predicted", "best_blind_lesion")
+PAIRS = ("counterfactual_sign", "counterfactual_sign_random")  # where the data have films and edited copies of them
 # Columns beside the primary metric, a map's share on the mask always beside what a blind map gets; shown where a row of the table has them.
 SHOWN = {
     "margin": (
         *("kappa", "accuracy", "activation_precision_lesion", "best_blind_lesion"),
-        *("activation_precision_fine", "best_blind_fine"),
+        *("activation_precision_fine", "best_blind_fine", *PAIRS),
     ),
-    "malignancy": ("accuracy", *LESION),
-    "detection": ("accuracy", *LESION),
+    "malignancy": ("accuracy", *LESION, *PAIRS),
+    "detection": ("accuracy", *LESION, *PAIRS),
 }
 TITLES = {
     "auroc_mean": "AUROC",
@@ -37,10 +41,13 @@ TITLES = {
     "best_blind_lesion": "best blind map on lesion",
     "best_blind_fine": "best blind map on fine annotation",
     "activation_precision_fine": "map on fine annotation",
+    "counterfactual_sign": "right answer to edits",
+    "counterfactual_sign_random": "random weights to edits",
 }
-# Maps that know no network; the best of them is what a method's map has to beat.
+# Maps that have learnt nothing; the best of them is what a method's map has to beat.
 BLIND_MAPS = {
     "mask_share": "area share", "blind_centre": "centre", "blind_brightness": "brightness", "blind_sobel": "edges",
+    "blind_random": "random weights",
 }  # fmt: skip
 TIES = 0.06  # share of active pixels above which a map has ties: 0.05 are meant
 # What a blind map gets stands below what the method's map gets, on the page in the same cell.
@@ -48,6 +55,7 @@ BLIND = {
     "activation_precision_lesion": "best_blind_lesion",
     "activation_precision_lesion_predicted": "best_blind_lesion",
     "activation_precision_fine": "best_blind_fine",
+    "counterfactual_sign": "counterfactual_sign_random",
 }
 QUESTIONS = {
     "margin": "Is the margin of this mass circumscribed, indistinct or spiculated? Mean one-vs-rest AUROC.",
@@ -61,6 +69,7 @@ LEDGER_COLUMNS = (
     "dataset",
     "track",
     "method",
+    "arm",
     "settings",
     "seeds",
     "opened_before",
@@ -138,7 +147,8 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
     measured = next((row for row in rows if row.hashes.get("rows")), rows[0])
     track = TRACKS[measured.track]
     metrics = [name for name in shown_metrics(rows) if name not in BLIND.values()]
-    lines = [_line(f"row-{number}-{i}", row, metrics) for i, row in enumerate(rows)]
+    own = _own_options(rows)
+    lines = [_line(f"row-{number}-{i}", row, metrics) | {"options": own.get(row.key)} for i, row in enumerate(rows)]
     parts = [
         {"kind": kind, "lines": mine}
         for kind, wanted in (("methods", "method"), ("references", "reference"))
@@ -151,7 +161,7 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
         "dataset": measured.dataset,
         "subset": measured.subset,
         "question": QUESTIONS.get(track.name, f"Classes: {', '.join(track.classes)}."),
-        "data": measured.hashes.get("data", ""),
+        "data": list(dict.fromkeys(row.hashes["data"] for row in rows if row.hashes.get("data"))),
         "split": measured.hashes.get("split", ""),
         "test_rows": measured.hashes.get("rows", ""),
         "protocol": measured.protocol,
@@ -161,8 +171,20 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
         "parts": parts,
         "forest": Markup(forest(rows, metric_title(track.primary))),  # escaped where it is made
         "comparisons": _mine(board.comparisons, measured),
+        "controls": any(c.control for c in _mine(board.comparisons, measured)),
         "primary_title": metric_title(track.primary),
         "rank_sentence": _rank_sentence(rows),
+    }
+
+
+def _own_options(rows: Sequence[Row]) -> dict[str, str]:
+    """row -> its data options that most rows of the table have otherwise, e.g. "masks shuffled"."""
+    options = {row.key: flat(row.options) for row in rows if row.kind == "method" and row.status == "done"}
+    names = sorted({name for found in options.values() for name in found})
+    usual = {name: Counter(canonical(found.get(name)) for found in options.values()).most_common(1) for name in names}
+    return {
+        key: ", ".join(f"{name} {found.get(name)}" for name in names if canonical(found.get(name)) != usual[name][0][0])
+        for key, found in options.items()
     }
 
 
@@ -242,6 +264,8 @@ def _blind(row: Row, name: str) -> str:
     if estimate is None:
         return ""
     cell, active = _cell(estimate), row.metrics.get("ap_pixels")
+    if name in PAIRS:
+        return f"random weights: {cell['value']} {cell['interval']}"
     ties = f"; ties: {active.value:.0%} active" if active and active.value and active.value > TIES else ""
     return f"best blind: {estimate.note} {cell['value']} {cell['interval']}{ties}"
 

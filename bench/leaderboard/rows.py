@@ -32,7 +32,8 @@ class SeedRun:
 
     spec: the RunSpec as JSON. load: reads its frame of this track; None where it left none. requirements: identity ->
     machine seconds of each run that it started from. search: id, trials and seconds of the sweep that chose its config.
-    facts: seeds_asked, opened_before, forced, shared_requirements, altered, dirty, commit, reduced (fields), weights.
+    facts: seeds_asked, opened_before, forced, shared_requirements, altered, dirty, commit, reduced (fields), weights,
+    arms (names of a suite's arms that it was asked for under).
     """
 
     run_id: str
@@ -82,6 +83,7 @@ class Row:
     track: str
     subset: str = "all"
     variant: str = "default"
+    arms: tuple[str, ...] = ()  # what suites call it; empty: its method's name alone
     seeds: list[str] = field(default_factory=list)  # run ids
     seeds_asked: int = 0
     metrics: dict[str, Estimate] = field(default_factory=dict)
@@ -99,16 +101,28 @@ class Row:
     rank_note: str = ""  # why it has no rank
     pictures: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
-    distinct: str = ""  # tells rows of one method apart where there are several
+    options: dict[str, Any] = field(default_factory=dict)  # of the reader
+    distinct: str = ""  # tells rows of one name apart where there are several
     unit: str = "lesion image"
     patients: int = 0  # that n stems from
     passport: str = ""  # what the data are and what is odd about them, in a line
     opened_before: int = 0  # openings of the same test side before this row's own
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What a suite calls it: its arms, else its method."""
+        return self.arms or (self.method,)
+
+    @property
     def label(self) -> str:
-        words = [self.title or self.method, f"[{self.variant}]" if self.variant != "default" else "", self.distinct]
+        name = self.title or " = ".join(self.names)
+        words = [name, f"[{self.variant}]" if self.variant != "default" else "", self.distinct]
         return " ".join(word for word in words if word)
+
+    @property
+    def full_label(self) -> str:
+        """The label, and the method where the label does not name it."""
+        return self.label if self.method in self.names or self.title else f"{self.label} (of {self.method})"
 
     @property
     def table(self) -> tuple[str, ...]:
@@ -124,6 +138,7 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         return {
             "method": self.method,
+            "arms": list(self.arms),
             "dataset": self.dataset,
             "track": self.track,
             "subset": self.subset,
@@ -146,6 +161,7 @@ class Row:
             "passport": self.passport,
             "protocol": self.protocol,
             "config": self.config,
+            "options": self.options,
         }
 
 
@@ -183,7 +199,10 @@ class Registration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """a - b of the primary metric on one table. p_holm: over the family, each method against the reference."""
+    """a - b of the primary metric on one table. p_holm: over the family, each method against the reference.
+
+    control: what makes `a` a control; its p stands for itself, outside the family, and gives no rank.
+    """
 
     a: str
     b: str
@@ -197,10 +216,15 @@ class Comparison:
     rejected: bool
     planned: bool  # the registered primary contrast
     smallest: float | None  # smallest difference that these patients and seeds would have shown with 80 % power
-    test: str = "paired patients, independent seeds; Holm over the family"
     table: tuple[str, ...] = ()
     a_row: str = ""
     b_row: str = ""
+    control: str = ""
+
+    @property
+    def test(self) -> str:
+        how = f"outside the family: {self.control}" if self.control else "Holm over the family"
+        return f"paired patients, independent seeds; {how}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -217,6 +241,7 @@ class Comparison:
             "planned": self.planned,
             "smallest_difference": self.smallest,
             "test": self.test,
+            "control": self.control,
         }
 
 

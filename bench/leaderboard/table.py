@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CSV_COLUMNS = (
-    *("track", "dataset", "subset", "method", "variant", "kind", "status", "reason", "metric", "value", "low", "high"),
+    *("track", "dataset", "subset", "method", "arm", "variant", "kind", "status", "reason"),
+    *("metric", "value", "low", "high"),
     *(
         "n",
         "patients",
@@ -94,7 +95,7 @@ def _table(title: str, rows: Sequence[Row], names: Sequence[str], shown: Sequenc
     texts = [dict(zip(names, cells(row, rows), strict=True)) for row in rows]
     for i, row in enumerate(rows):
         if row.status != "done":  # its reason stands below
-            texts[i] = dict.fromkeys(names, "") | {names[0]: row.label, names[2]: row.status.replace("-", " ")}
+            texts[i] = dict.fromkeys(names, "") | {names[0]: row.full_label, names[2]: row.status.replace("-", " ")}
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
     for name in shown:  # words may break, a number may not
         wraps = name in (names[0], "input", "supervision")
@@ -124,14 +125,14 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
     """The row as text, in the columns of `head`. A row without numbers gives its status and reason in their place."""
     metrics = shown_metrics(rows)
     if row.status != "done":
-        return [row.label, "", f"{row.status.replace('-', ' ')}: {row.reason}", *[""] * (len(metrics) + 4)]
+        return [row.full_label, "", f"{row.status.replace('-', ' ')}: {row.reason}", *[""] * (len(metrics) + 4)]
     first = row.metrics.get(metrics[0])
     ranks = f"{row.ranks[0]}-{row.ranks[1]}" if row.ranks else "-"
     values = [_text(row, name, first) for name in metrics]
     seeds = str(row.seeds_asked) if row.kind == "method" else "-"
     cost = duration(row.cost["machine_seconds"]) if "machine_seconds" in row.cost else "-"
     return [
-        row.label,
+        row.full_label,
         ranks,
         *values,
         counted(first.n, row.patients) if first else "-",
@@ -144,7 +145,8 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
 
 def _text(row: Row, name: str, first: Estimate | None) -> str:
     estimate = estimate_of(row, name)
-    blind = f"{estimate.note} " if estimate is not None and name in BLIND.values() else ""
+    named = estimate is not None and estimate.note and name in BLIND.values()
+    blind = f"{estimate.note} " if estimate is not None and named else ""
     return blind + short(estimate, first)
 
 
@@ -180,8 +182,8 @@ def to_markdown(board: Board) -> str:
     parts = ["Not for clinical use. Value (95 % interval); n: rows the value rests on."]
     for _, rows in board.tables():
         names = head(rows)
-        lines = [f"### {board.heading(rows)}", "", _pipe(names), _pipe(["---"] * len(names))]
-        lines += [_pipe(cells(row, rows)) for row in rows]
+        lines = [f"### {board.heading(rows)}", "", pipe(names), pipe(["---"] * len(names))]
+        lines += [pipe(cells(row, rows)) for row in rows]
         lines += ["", *(f"- {line}" for line in [*_comparison_lines(board, rows), *_badge_lines(rows)])]
         parts.append("\n".join(lines).rstrip())
     parts += [f"Note: {note}" for note in board.notes]
@@ -209,6 +211,7 @@ def _facts(row: Row) -> dict[str, Any]:
         "dataset": row.dataset,
         "subset": row.subset,
         "method": row.method,
+        "arm": ", ".join(row.arms),
         "variant": row.variant,
         "kind": row.kind,
         "status": row.status,
@@ -239,6 +242,7 @@ def _comparison_lines(board: Board, rows: Sequence[Row]) -> list[str]:
     return [
         f"{c.a} - {c.b}: {metric_title(c.metric)} {difference_text(c.difference).replace('−', '-')}, "
         f"{'no test' if c.p is None else f'p {p_text(c.p)}, Holm {p_text(c.p_holm)}'}"
+        f"{f', a control outside the family: {c.control}' if c.control else ''}"
         f"{', the registered contrast' if c.planned else ''}"
         for c in board.comparisons
         if c.a_row in keys
@@ -253,7 +257,7 @@ def _badge_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _pipe(values: Sequence[str]) -> str:
+def pipe(values: Sequence[str]) -> str:
     return "| " + " | ".join(value.replace("|", "\\|").replace("\n", " ") for value in values) + " |"
 
 
