@@ -33,6 +33,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread, so that sums have one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[object]:
     """One local Ray of 2 CPUs for the whole session, as bench.cluster.nodes.Cluster: starting one takes 10 to 40 s."""

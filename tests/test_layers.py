@@ -28,6 +28,7 @@ FLOORS = {
     "bench.cluster": 3,
     "bench.tracking": 3,
     "bench.tracking_buffer": 3,
+    "bench.tracking_server": 3,
     "bench.tracking_values": 3,
     "bench.provenance": 3,
     "search_spaces": 3,
@@ -37,11 +38,11 @@ FLOORS = {
 ONLY_IN = {
     "ray": ("bench.cluster",),
     "optuna": ("bench.cluster",),
-    "mlflow": ("bench.tracking", "bench.tracking_buffer", "bench.tracking_values", "bench.provenance"),
+    "mlflow": ("bench.tracking_server",),
     "torch": ("data", "models", "bench.engine", "bench.cluster", "bench.pictures", "bench.provenance"),
     "torchvision": ("data", "models"),
     "matplotlib": ("bench.explain",),
-    "jinja2": ("bench.leaderboard",),
+    "jinja2": ("bench.explain", "bench.leaderboard"),
     "typer": ("run_bench",),
 }
 HEAVY = ("torch", "ray", "mlflow", "optuna", "sklearn", "matplotlib")
