@@ -26,11 +26,11 @@ lint: setup
 	$(VENV)/bin/mypy
 
 test: lint
-	$(RUN) -m pytest -m "not ray and not long" -x
+	$(RUN) -m pytest -m "not ray and not long" -x -n auto --dist loadfile
 	$(RUN) -m pytest -m "ray and not long" -x
 
 test-all: lint
-	$(RUN) -m pytest --run-long -m "not ray"
+	$(RUN) -m pytest --run-long -m "not ray" -n auto --dist loadfile
 	$(RUN) -m pytest --run-long -m "ray"
 
 lock:

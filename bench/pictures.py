@@ -66,7 +66,7 @@ def explain_run(
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Panels of a run's validation side: of these records, or chosen by rule. The test side is not touched."""
     info = tracker.resolve(run)
-    stored = _job_file(home, info.identity, info.kind)
+    stored = job_file(home, info.identity, info.kind)
     if stored is None:
         raise ConfigError(
             f"run {info.run_id[:8]} ({info.kind}) left no finished state here",
@@ -183,10 +183,10 @@ def _region(sample: pd.Series) -> str:
 
 
 def _lie(sample: pd.Series) -> str:
-    return "mirrored" if sample["flipped"] else "as on the film"
+    return "mirrored left to right" if sample["flipped"] else "as on the film"
 
 
-def _job_file(home: Home, identity: str, kind: str) -> Path | None:
+def job_file(home: Home, identity: str, kind: str) -> Path | None:
     """The job.json of a finished run of that identity. DataError where none is found and one cannot be read."""
     damaged: list[Path] = []
     for path in sorted(home.checkpoints.glob("**/job.json")):

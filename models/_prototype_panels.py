@@ -69,7 +69,7 @@ def _case(net: PrototypeMethod, batch: Batch, seen: Seen, cav_hw: Tensor, i: int
                 image,
                 outline=outline,
                 box=box,
-                caption=f"dashed: box around the top 5 % of its map, {_pixels(box)}{_share(outline, box)}",
+                caption=f"dashed: box around the top 5% of its map, {_pixels(box)}{_share(outline, box)}",
                 line=line,
             ),
             Panel(
@@ -151,7 +151,7 @@ def origin(net: PrototypeMethod, j: int) -> list[Panel]:
             image,
             outline=outline,
             box=box,
-            caption="dashed: box around the top 5 % of its map there",
+            caption="dashed: box around the top 5% of its map there",
             training_row=row,
         ),
         Panel(
@@ -159,7 +159,7 @@ def origin(net: PrototypeMethod, j: int) -> list[Panel]:
             image,
             map=_array(own),
             outline=outline,
-            caption=f"where it fires in its training picture: {_range(own)}, highest at its own cell: {_where(net, j)}",
+            caption=f"in its training picture: {_range(own)}; highest at its own cell: {_where(net, j)}",
         ),
     ]
 
@@ -182,7 +182,7 @@ def _self(net: PrototypeMethod, j: int) -> str:
     """What the prototype's similarity comes to on its own training picture: what one on a case is to be compared with."""
     if int(net.source_place[j, 0]) == UNKNOWN:
         return ""
-    return f"{net.pooled_map(j, net.source_map(j)):8.2f}  similarity to its own training picture\n"
+    return f"{net.pooled_map(j, net.source_map(j)):8.2f}  similarity to its own picture\n\n"
 
 
 def _page_scale(net: PrototypeMethod, shown: list[int]) -> Scale:
@@ -232,7 +232,7 @@ def _where(net: PrototypeMethod, j: int) -> str:
     rows, columns = slice(round(y * side), round((y + 1) * side)), slice(round(x * side), round((x + 1) * side))
     share = float((net.source_mask[j, rows, columns] > 127).float().mean())
     dark = float((net.source_image[j, rows, columns] < DARK).float().mean())
-    return "outside the breast" if dark > 0.5 else "beside the lesion" if share == 0 else f"{share:.0%} lesion"
+    return "outside the breast" if dark > 0.5 else "beside the lesion" if share == 0 else f"{_percent(share)} lesion"
 
 
 def _kind(net: PrototypeMethod, j: int) -> str:
@@ -251,13 +251,17 @@ def _number(value: Tensor | float) -> str:
     return f"{round(float(value), 2) + 0.0:.2f}"  # never -0.00
 
 
+def _percent(share: float) -> str:
+    return f"{float(share):.0%}"
+
+
 def _pixels(box: Box) -> str:
     return f"{box[2] - box[0]} x {box[3] - box[1]} px"
 
 
 def _share(outline_SS: np.ndarray | None, box: Box) -> str:
     x0, y0, x1, y1 = box
-    return "" if outline_SS is None else f", {float(outline_SS[y0:y1, x0:x1].mean()):.0%} lesion"
+    return "" if outline_SS is None else f", {_percent(outline_SS[y0:y1, x0:x1].mean())} lesion"
 
 
 def _at(panel: Panel, line: int, scale: Scale) -> Panel:

@@ -5,6 +5,7 @@ Unmarked tests run first, then those marked `ray`, then those marked `long`, whi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.toy_engine import Tiny
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes side by side, as many as there are cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

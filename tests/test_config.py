@@ -14,7 +14,7 @@ import models
 import search_spaces
 from bench.config import RunSpec, check_budget, parse_set, read_yaml, resolve, unflatten
 from bench.home import Home
-from bench.pictures import _job_file
+from bench.pictures import job_file
 from bench.suite import Suite, cells, read_suite
 from data import plugins
 from data.errors import ConfigError, DataError, brief
@@ -322,10 +322,10 @@ def test_a_damaged_job_is_named_and_keeps_no_other_run_from_being_found(tmp_path
     for name, text in (("a", '{"spec": {"met'), ("b", json.dumps({"spec": spec, "folder": "f", "prepared": "p"}))):
         (home.checkpoints / name).mkdir(parents=True)
         (home.checkpoints / name / "job.json").write_text(text)
-    found = _job_file(home, RunSpec.model_validate(spec).identity, "final")
+    found = job_file(home, RunSpec.model_validate(spec).identity, "final")
     assert found == home.checkpoints / "b" / "job.json"
     with pytest.raises(DataError, match=r"cannot be read \(checkpoints/a/job.json\); delete that folder"):
-        _job_file(home, "another", "final")
+        job_file(home, "another", "final")
 
 
 def _matches(pattern: str, line: str) -> bool:

@@ -23,7 +23,6 @@ from tests.toy import (
     toy_batch,
     toy_config,
     toy_method,
-    train_all,
 )
 
 JOINT = Stage("joint")
@@ -218,7 +217,8 @@ def test_pruned_prototypes_contribute_nothing_and_states_still_load() -> None:
     fresh = toy_method("iaia_bl", seed=5)
     fresh.load_state_dict(method.state_dict())
     assert torch.equal(fresh.predict(batch, "margin").scores, before)
-    assert len(fresh.artifacts()["prototypes"]) == 2 * int(method.active.sum())
+    lines = {panel.line for panel in fresh.artifacts()["prototypes"]}
+    assert len(lines) == len(method.active), "those that pruning took out are shown too"
 
 
 @pytest.mark.parametrize("rule", [{"rule": "knn", "k": 6, "threshold": 0}, {"rule": "manual", "keep": (0, 5, 6, 10)}])
@@ -262,23 +262,7 @@ def test_malignancy_is_read_from_margins_and_touches_nothing_else() -> None:
         method.fit_malignancy(ToyContext(made))
 
 
-# ---- the whole run, precision, explanation -----------------------------------------------------------------------
-def test_a_whole_run_explains_itself() -> None:
-    method = toy_method("iaia_bl", prototype_init="lesion_patches", input_norm="per_image")
-    train_all(method, batches(), steps=2)
-    batch = toy_batch(3, seed=8)
-    rows = method.explain(batch)
-    assert len(rows) == 3
-    for row in rows:
-        assert row[0].outline is None and row[1].outline is not None  # the first one is the bare image
-        prototype, source = row[1], row[2]
-        assert " x weight " in prototype.caption
-        assert source.box is not None
-        assert "training row" in source.caption
-        for panel in row:
-            assert panel.map is None or (panel.map.min() >= 0 and panel.map.max() <= 1)
-
-
+# ---- precision, maps -----------------------------------------------------------------------
 def test_bf16_autocast_keeps_distances_in_full_precision() -> None:
     method, batch = toy_method("iaia_bl").eval(), toy_batch(6)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -68,7 +68,7 @@ class Words:
         verdict = ""
         if self.truth not in ("", "unknown") and self.predicted:
             verdict = "correct" if self.truth == self.predicted else WRONG
-        small = [*textwrap.wrap(self.place, 30), self.record]
+        small = [*textwrap.wrap(self.place, 36), self.record]
         return [line for line in (where, self.truth and f"truth: {self.truth}", said, verdict, *small) if line]
 
 
@@ -135,7 +135,8 @@ def below(panel: Panel) -> str:
     elif panel.outline is not None and np.any(panel.outline > 0):
         top = most_active(upsample(np.asarray(panel.map, dtype=float)[None], panel.outline.shape))
         share = float(precision(top, panel.outline[None])[0])
-        cells += f"; of its top 5 %, {share:.0%} on the lesion, which covers {float(panel.outline.mean()):.0%}"
+        covers = float(panel.outline.mean())
+        cells += f"; of its top 5%, {share:.0%} on the lesion, which covers {covers:.0%}"
     return "; ".join(part for part in (panel.caption, cells) if part)
 
 
@@ -194,7 +195,7 @@ def _picture(axes: Axes, panel: Panel) -> None:
     if panel.outline is not None and np.any(panel.outline > 0.5) and not np.all(panel.outline > 0.5):
         grid = (np.arange(width) + 0.5, np.arange(height) + 0.5)
         if min(height, width) > 1:
-            for colour, thick in ((HALO, 2.0), (OUTLINE, 1.1)):
+            for colour, thick in ((HALO, 1.5), (OUTLINE, 0.8)):
                 axes.contour(*grid, panel.outline, levels=[0.5], colors=[colour], linewidths=[thick])
     if panel.box is not None:
         x0, y0, x1, y1 = panel.box
@@ -259,7 +260,7 @@ def reading_rules(panels: Sequence[Panel]) -> str:
     """What a reader has to know of these pictures."""
     rules = [
         "Pictures lie as on the film where it does not say mirrored; none is turned.",
-        "Grey: 0.5-99.5 % of each film, clipped; the network may normalise further.",
+        "Grey: 0.5-99.5% of each film, clipped; the network may normalise further.",
     ]
     if any(panel.outline is not None for panel in panels):
         rules.append("Solid line: the annotated lesion.")
@@ -267,7 +268,9 @@ def reading_rules(panels: Sequence[Panel]) -> str:
         rules.append("Dashed: the part named below it.")
     maps = [panel for panel in panels if panel.map is not None]
     if any(panel.scale is not None for panel in maps):
-        rules.append("Colours compare where the bars below two maps have the same numbers; ≥: that or more, ≤: that or less.")
+        rules.append(
+            "Colours compare where the bars below two maps have the same numbers; ≥: that or more, ≤: that or less."
+        )
     if any(panel.scale is None for panel in maps):
         rules.append("A map without numbers is scaled to its own range: its colours do not compare with another's.")
     return " ".join(rules)

@@ -1,0 +1,194 @@
+"""Where prototypes look, by their level and class, of the finished runs of a suite; as Markdown tables.
+
+python -m docs.prototype_maps OUT --arms fpn_iaia_bl,fpn_iaia_bl_0 --by level,class
+python -m docs.prototype_maps OUT --arms fpn_iaia_bl,fpn_iaia_bl_0 --pairs
+
+--by: of the test frames, maps of prototypes of the sample's class. --pairs: every class's prototypes on samples of every
+class, drawn again by the trained networks, on the validation side, which any look may be taken at.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+
+from bench.config import Job, nearest
+from bench.engine.run import open_data, trained
+from bench.home import Home
+from bench.leaderboard.collect import collect
+from bench.leaderboard.rows import SeedRun
+from bench.leaderboard.table import pipe
+from bench.metrics import Frame
+from bench.metrics.agreement import ratio
+from bench.metrics.combine import estimate
+from bench.metrics.explain import most_active, pair_table, upsample
+from bench.metrics.frame import ROW_KEY
+from bench.metrics.parts import part_of_totals
+from bench.pictures import job_file
+from bench.tracking import Tracker
+from data.errors import ConfigError, UserError
+from data.loading import batches
+
+NEGATIVE = "none of them"  # the class of prototypes that belong to no class of the track
+COLUMNS = {
+    "lesion": "activation precision, lesion",
+    "fine": "the same, fine annotation",
+    "energy_lesion": "energy in the lesion",
+    "area": "largest active region, share of the image",
+    "half": "pixels above half of the map's range",
+}
+
+
+# ---- by level and class ------------------------------------------------------------------------------------------
+def table_of(frame: Frame) -> pd.DataFrame:
+    """One row per (image, prototype of its class): what `pair_table` says, level, class, and the two areas."""
+    pairs = pair_table(frame, "evidence")
+    pairs = pairs[pairs["of"].isin(["true", "both"])].reset_index(drop=True)
+    assert frame.evidence is not None and frame.maps is not None and frame.masks is not None
+    levels = frame.evidence.drop_duplicates("source").set_index("source")["source_level"]
+    size = frame.masks["lesion"].shape[1:]
+    area, half = np.zeros(len(pairs)), np.zeros(len(pairs))
+    for index in pairs.groupby("key").indices.values():
+        for start in range(0, len(index), 500):
+            part = index[start : start + 500]
+            maps = upsample(frame.maps.read(pairs.iloc[part]), size)
+            area[part] = [_largest(active) for active in most_active(maps)]
+            low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
+            half[part] = (maps > (low + high) / 2).mean(axis=(1, 2))
+    names = [frame.classes[kind] for kind in pairs["class"]]
+    return pairs.assign(level=pairs["source"].map(levels).to_numpy(), named=names, area=area, half=half)
+
+
+def _largest(active_HW: np.ndarray) -> float:
+    """Share of the image in the largest connected region of active pixels."""
+    marked, _ = ndimage.label(active_HW)
+    return float(np.bincount(marked.ravel())[1:].max() / active_HW.size)
+
+
+def by_groups(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> Iterator[str]:
+    """Means over all (image, prototype) pairs of a group, each seed its own networks. tables: one a seed."""
+    yield pipe([*keys, "prototypes", *COLUMNS.values()])
+    yield pipe(["---"] * (1 + len(keys) + len(COLUMNS)))
+    for group, first in tables[0].groupby(list(keys)):
+        parts = [table[(table[list(keys)] == list(group)).all(axis=1)] for table in tables]
+        said = [str(_mean(parts, column)) for column in COLUMNS]
+        yield pipe([*map(str, group), str(first["source"].nunique()), *said])
+
+
+def _mean(parts: Sequence[pd.DataFrame], column: str) -> object:
+    """Mean of a column with the interval over patients and seeds."""
+    made = []
+    for part in parts:
+        rows = np.stack([part[column].to_numpy(dtype=float), np.ones(len(part))], axis=1)
+        who = (part[name].to_numpy() for name in ("patient", "fold", "label"))
+        made.append(part_of_totals(rows, *who, ratio, n=len(part.drop_duplicates(list(ROW_KEY))), lowest=-np.inf))
+    return estimate(made)
+
+
+# ---- class against class -----------------------------------------------------------------------------------------
+def pairs_of(home: Home, tracker: Tracker, run: SeedRun) -> pd.DataFrame:
+    """One row per (validation sample, class of prototypes): mean activation inside its lesion's mask and outside."""
+    info = tracker.run(run.run_id)
+    path = job_file(home, info.identity, info.kind)
+    if path is None:
+        raise ConfigError(f"run {run.run_id[:8]} left no finished state", str(home.out), "run its suite again")
+    job = Job.model_validate_json(path.read_bytes())
+    prepared = open_data(job)
+    method = trained(job, prepared)
+    split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
+    samples = prepared.training(split, method.inputs()).validation_for(job.spec.track)
+    classes = method.task.classes
+    rows: list[pd.DataFrame] = []
+    for batch in batches(
+        samples, method.inputs(), (), seed=0, stage="evaluation", epoch=0, augment=False, shuffle=False, batch_size=50
+    ):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=job.spec.bf16):
+            evidence = method.evidence(batch)
+        if evidence is None:
+            raise ConfigError(f"{job.spec.method} has no prototypes", "--pairs", "name arms of a prototype network")
+        mask = batch.mask[:, 0].double().numpy()
+        inside, outside = _inside_and_outside([one.float().numpy() for one in evidence.maps], mask)
+        kinds = np.array(evidence.classes)
+        table = samples.table.iloc[batch.index.numpy()]
+        for kind in np.unique(kinds):
+            name = classes[kind] if kind >= 0 else NEGATIVE
+            facts = {name: table[name].to_numpy() for name in (*ROW_KEY, "patient", "label")}
+            found = {"inside": inside[:, kinds == kind].mean(axis=1), "outside": outside[:, kinds == kind].mean(axis=1)}
+            rows.append(pd.DataFrame(facts | found | {"prototype": name, "fold": 0}))
+    found = pd.concat(rows, ignore_index=True)
+    return found.assign(sample=[classes[label] for label in found["label"]])
+
+
+def _inside_and_outside(maps: Sequence[np.ndarray], mask_BHW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each map (M of them, (B, h, w)) over the mask and over the rest: both (B, M)."""
+    size = mask_BHW.shape[1:]
+    drawn_BMHW = np.stack([upsample(one, size) for one in maps], axis=1)
+    inside = np.einsum("bmhw,bhw->bm", drawn_BMHW, mask_BHW) / mask_BHW.sum(axis=(1, 2))[:, None]
+    beside = 1 - mask_BHW
+    return inside, np.einsum("bmhw,bhw->bm", drawn_BMHW, beside) / beside.sum(axis=(1, 2))[:, None]
+
+
+def class_pairs(tables: Sequence[pd.DataFrame]) -> Iterator[str]:
+    """Rows: the sample's class; columns: the prototypes' class, inside and outside the mask."""
+    kinds = list(dict.fromkeys(tables[0]["prototype"]))
+    kinds = [kind for kind in kinds if kind != NEGATIVE] + [kind for kind in kinds if kind == NEGATIVE]
+    for place in ("inside", "outside"):
+        yield pipe([f"sample; {place} the lesion", *kinds])
+        yield pipe(["---"] * (1 + len(kinds)))
+        for sample in dict.fromkeys(tables[0].sort_values("label")["sample"]):
+            parts = [[t[(t["sample"] == sample) & (t["prototype"] == kind)] for t in tables] for kind in kinds]
+            yield pipe([sample, *(str(_mean(part, place)) for part in parts)])
+        yield ""
+
+
+# ---- command -----------------------------------------------------------------------------------------------------
+def runs_of(found: Sequence[SeedRun], arm: str) -> list[SeedRun]:
+    """The finished runs of an arm or a method, one a seed. ConfigError where there is none."""
+    mine = [run for run in found if run.load is not None and arm in (run.facts.get("arms") or [run.method])]
+    if not mine:
+        names = sorted({name for run in found for name in (run.facts.get("arms") or [run.method])})
+        raise ConfigError(f"no finished run is called {arm!r}", "--arms", nearest(arm, names))
+    return sorted({run.spec["seed"]: run for run in mine}.values(), key=lambda run: int(run.spec["seed"]))
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m docs.prototype_maps", description=__doc__)
+    parser.add_argument("out", type=Path, help="the --out of `bench`")
+    parser.add_argument("--arms", required=True, help="arms or methods, comma-separated")
+    parser.add_argument("--track", default="margin")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--by", help="level, class or both, comma-separated")
+    what.add_argument("--pairs", action="store_true", help="class of sample against class of prototype")
+    asked = parser.parse_args(words)
+    try:
+        keys = [{"class": "named"}.get(key, key) for key in (asked.by or "level").split(",")]
+        if set(keys) - {"level", "named"}:
+            raise ConfigError(f"cannot group by {asked.by!r}", "--by", "give level, class or level,class")
+        if not asked.out.is_dir():
+            raise ConfigError("no such folder", str(asked.out), "name the --out of a suite that ran")
+        home = Home(asked.out.absolute())
+        tracker = Tracker(out=home.out)
+        found = [run for run in collect(tracker) if run.track == asked.track]
+        print(f"```sh\npython -m docs.prototype_maps {shlex.join(words)}\n```\n")
+        for arm in asked.arms.split(","):
+            runs = runs_of(found, arm)
+            print(f"`{arm}`, {len(runs)} seeds\n")
+            if asked.pairs:
+                lines = class_pairs([pairs_of(home, tracker, run) for run in runs])
+            else:
+                lines = by_groups([table_of(run.load()) for run in runs if run.load is not None], keys)
+            print("\n".join(lines), end="\n\n")
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
