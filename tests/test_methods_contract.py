@@ -267,7 +267,10 @@ def test_maps_evidence_and_panels(name: str, track: str, trained: dict[tuple[str
         panel for page in method.artifacts().values() for panel in page
     ]:
         assert panel.image.ndim == 2 and panel.image.min() >= 0 and panel.image.max() <= 1
-        assert panel.map is None or (panel.map.min() >= 0 and panel.map.max() <= 1)
+        if panel.map is not None:
+            low, high = panel.scale or (0.0, 1.0)
+            assert np.isfinite(panel.map).all() and low < high
+            assert panel.scale or (panel.map.min() >= low and panel.map.max() <= high)
     assert method.variants()[0].name == "default"
     for variant in method.variants():
         assert len(method.vary(method.predict(batch, own), maps, variant).scores) == len(batch)
