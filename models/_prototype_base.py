@@ -109,6 +109,10 @@ class PrototypeMethod(Method):
         """s_j of an image on which prototype j has this map."""
         raise NotImplementedError
 
+    def pooling(self, j: int) -> str:
+        """In words, how s_j comes from the cells of the map."""
+        raise NotImplementedError
+
     def nearest(self, image_B1HW: Tensor) -> Tensor:
         """(B, M): the smallest distance of each image to each prototype, as the knn rule of pruning ranks them."""
         raise NotImplementedError

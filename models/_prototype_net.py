@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from data.batch import Batch
 from data.errors import ConfigError
+from models import _prototype_panels as panels
 from models import _prototypes as proto
 from models._prototype_base import Level, PrototypeMethod, Seen, stretches
 from models._prototype_config import PrototypeConfig
@@ -183,6 +184,9 @@ class _PrototypeNet(PrototypeMethod):
 
     def pooled_map(self, j: int, map_hw: Tensor) -> float:
         return float(map_hw.flatten().topk(self.config.topk_k).values.mean())
+
+    def pooling(self, j: int) -> str:
+        return panels.highest(self.config.topk_k)
 
     def nearest(self, image_B1HW: Tensor) -> Tensor:
         return self.look(image_B1HW).d.flatten(2).min(dim=2).values

@@ -214,11 +214,17 @@ def _twins(net: PrototypeMethod, j: int) -> str:
 
 
 def _of_cells(net: PrototypeMethod, j: int) -> str:
-    """Where prototype j stands in the network, and how much of the input a cell of its map depends on."""
+    """How prototype j's map becomes its similarity, where it stands, and how much of the input a cell depends on."""
     size, side, field = net.config.size, net.sides[j], net.receptive_field(j)
     level = f"level {net.level_of(j)} of the pyramid: " if net.level_of(j) else ""
     sees = "the whole picture" if field >= size else f"{field} x {field} px around it"
-    return f"{level}{side} x {side} cells of {size / side:.0f} x {size / side:.0f} px\na cell depends on {sees}"
+    cells = f"{level}{side} x {side} cells of {size / side:.0f} x {size / side:.0f} px"
+    return f"similarity: {net.pooling(j)}\n{cells}\na cell depends on {sees}"
+
+
+def highest(k: int) -> str:
+    """Words for the mean of the k highest cells of a map."""
+    return f"mean of the {k} highest cells" if k > 1 else "the highest cell"
 
 
 def _where(net: PrototypeMethod, j: int) -> str:

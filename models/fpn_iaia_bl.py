@@ -22,6 +22,7 @@ from data.batch import Batch
 from data.inputs import Inputs, Stream
 from models import _fine_annotation as fine
 from models import _focal as focal
+from models import _prototype_panels as panels
 from models import _prototypes as proto
 from models._fpn_config import NEGATIVE, FpnConfig, iaia_bl_run
 from models._prototype_base import Level, PrototypeMethod, Seen, stretches
@@ -261,6 +262,10 @@ class FpnIaiaBl(PrototypeMethod):
     def pooled_map(self, j: int, map_hw: Tensor) -> float:
         top, mean = focal.pooled(map_hw[None, None], self.k[self.level_of(j)])
         return float(top - mean) if self.config.score == "focal" else float(top)
+
+    def pooling(self, j: int) -> str:
+        top = panels.highest(self.k[self.level_of(j)])
+        return f"{top}, less the mean of all" if self.config.score == "focal" else top
 
     def nearest(self, image_B1HW: Tensor) -> Tensor:
         seen = self.look(image_B1HW)

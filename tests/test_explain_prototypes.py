@@ -104,6 +104,20 @@ def test_a_line_is_place_map_patch_source_and_self_activation(net: Any, batch: B
         assert len(scales) == 1, "similarities of a case compare by colour"
 
 
+def test_the_similarity_is_what_the_words_make_of_the_map_beside_it(net: Any, batch: Batch) -> None:
+    for case in net.explain(batch):
+        for _, fires, _, _, itself in lines_of(case)[1:]:
+            text = itself.beside
+            found = re.search(
+                r"similarity: (?:mean of the (\d+) highest cells|the highest cell)(, less the mean of all)?\n", text
+            )
+            assert found, text
+            k = int(found[1] or 1)
+            for values, said in ((fires.map, product(text)[0]), (itself.map, float(re.findall(NUMBER, text)[3]))):
+                expected = np.sort(values, axis=None)[-k:].mean() - (values.mean() if found[2] else 0)
+                assert said == pytest.approx(expected, abs=0.0051)
+
+
 def test_without_a_mask_no_outline_is_made_up(net: Any) -> None:
     unmasked = toy_batch(1, size=SIZE, seed=8)
     unmasked.has_mask[:] = False
