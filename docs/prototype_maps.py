@@ -72,13 +72,15 @@ def _largest(active_HW: np.ndarray) -> float:
 
 
 def by_groups(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> Iterator[str]:
-    """Means over all (image, prototype) pairs of a group, each seed its own networks. tables: one a seed."""
-    yield pipe([*keys, "prototypes", *COLUMNS.values()])
-    yield pipe(["---"] * (1 + len(keys) + len(COLUMNS)))
-    for group, first in tables[0].groupby(list(keys)):
-        parts = [table[(table[list(keys)] == list(group)).all(axis=1)] for table in tables]
+    """Means over all (image, prototype) pairs of a group, of the seeds whose networks kept such prototypes. tables: one a seed."""
+    yield pipe([*keys, "seeds", "prototypes", *COLUMNS.values()])
+    yield pipe(["---"] * (2 + len(keys) + len(COLUMNS)))
+    for group, _ in pd.concat(tables).groupby(list(keys)):
+        chosen = [table[(table[list(keys)] == list(group)).all(axis=1)] for table in tables]
+        parts = [part for part in chosen if len(part)]
+        prototypes = np.mean([part["source"].nunique() for part in parts])
         said = [str(_mean(parts, column)) for column in COLUMNS]
-        yield pipe([*map(str, group), str(first["source"].nunique()), *said])
+        yield pipe([*map(str, group), str(len(parts)), f"{prototypes:g}", *said])
 
 
 def _mean(parts: Sequence[pd.DataFrame], column: str) -> object:
