@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from bench.explain.panels import WARNING
+from bench.explain.panels import WARNING, whole
 from bench.metrics import Estimate, Frame, Metric, confusion, quick
-from data.errors import MachineError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,8 +80,8 @@ def save_plots(frame: Frame, folder: Path) -> list[Path]:
     tables = {"roc": roc_table(frame), "confusion": confusion(frame).reset_index()}
     written = []
     for name, figure in figures.items():
-        written.append(_whole(folder / f"{name}.svg", lambda path, figure=figure: _save_svg(figure, path)))  # type: ignore[misc]
-        written.append(_whole(folder / f"{name}.csv", lambda path, name=name: tables[name].to_csv(path, index=False)))  # type: ignore[misc]
+        written.append(whole(folder / f"{name}.svg", lambda path, figure=figure: _save_svg(figure, path)))  # type: ignore[misc]
+        written.append(whole(folder / f"{name}.csv", lambda path, name=name: tables[name].to_csv(path, index=False)))  # type: ignore[misc]
     return written
 
 
@@ -131,8 +128,8 @@ def save_front(table: pd.DataFrame, x: Metric, y: Metric, title: str, lead: str,
     each of the two metrics its value under its name, and _low, _high, _n, _interval (missing where there is none)."""
     figure = plot_front(table, x, y, title, lead)
     return [
-        _whole(folder / "front.svg", lambda path: _save_svg(figure, path)),
-        _whole(folder / "front.csv", lambda path: table.to_csv(path, index=False)),
+        whole(folder / "front.svg", lambda path: _save_svg(figure, path)),
+        whole(folder / "front.csv", lambda path: table.to_csv(path, index=False)),
     ]
 
 
@@ -201,15 +198,3 @@ def _save_svg(figure: Any, path: Path) -> None:
     # A fixed salt and no date: the same frame gives the same file. Text stays text, for readers and for search.
     with matplotlib.rc_context({"svg.hashsalt": "mammobench", "svg.fonttype": "none"}):
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        do = "free some space, or choose another --out"
-        raise MachineError(f"cannot write: {error.strerror}", f"{path.parent.name}/{path.name}", do) from error
-    return path
