@@ -307,7 +307,7 @@ def explain(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Explanation panels of a trained run, on its validation side, as PNG."""
+    """Explanation panels of a trained run, on its validation side."""
     with _command(out=out, as_json=as_json, quiet=quiet, verbose=verbose, tracking_uri=tracking_uri) as running:
         running.explain(run, record or [])
 

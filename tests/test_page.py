@@ -151,6 +151,12 @@ def test_pictures_are_linked_by_relative_path_only() -> None:
     assert "secret" not in text and "elsewhere" not in text
 
 
+def test_a_page_of_prototypes_is_linked_and_not_drawn_as_a_picture() -> None:
+    text = page.render(build_board(five("iaia_bl", 1.0, pictures=("../a/margin.png", "../a/prototypes.html"))))
+    assert '<a href="../a/prototypes.html">Page of its prototypes</a>' in text
+    assert 'src="../a/prototypes.html"' not in text
+
+
 def test_an_empty_board_says_what_to_do() -> None:
     assert "There is no final result yet" in page.render(build_board([]))
 

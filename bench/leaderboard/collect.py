@@ -158,7 +158,8 @@ def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(info: RunInfo, page_folder: Path | None, track: str) -> Iterator[str]:
-    """Panels, galleries and plots of a run on this track as paths relative to the page, where both lie on this machine.
+    """Panels, galleries (a picture and a page) and plots of a run on this track as paths relative to the page, where both
+    lie on this machine.
 
     Of a run whose panels are drawn: one seed's plots beside them are enough.
     """
@@ -169,7 +170,8 @@ def _pictures(info: RunInfo, page_folder: Path | None, track: str) -> Iterator[s
         return
     here = [path for path in panels if path.stem == track or path.stem not in TRACKS]
     mine = here if any(path.stem == track for path in here) else []
-    for path in [*mine, *sorted((info.artifacts / "plots" / track).glob("*.svg"))]:
+    pages = sorted((info.artifacts / PICTURES).glob("*.html")) if mine else []
+    for path in [*mine, *pages, *sorted((info.artifacts / "plots" / track).glob("*.svg"))]:
         yield relative(path, page_folder)
 
 

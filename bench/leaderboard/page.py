@@ -239,7 +239,8 @@ def _line(anchor: str, row: Row, metrics: Sequence[str]) -> dict[str, Any]:
         "metrics": [_metric(name, estimate) for name, estimate in row.metrics.items()],
         "settings": json.dumps(row.config, sort_keys=True),
         "no_pictures": row.kind == "method" and row.status == "done" and not any(map(_panel, row.pictures)),
-        "pictures": [{"href": urllib.parse.quote(p), "name": Path(p).stem} for p in row.pictures if _local(p)],
+        "pictures": [_link(p) for p in row.pictures if _local(p) and not _page(p)],
+        "pages": [_link(p) for p in row.pictures if _local(p) and _page(p)],
     }
 
 
@@ -286,6 +287,14 @@ def _metric(name: str, estimate: Estimate) -> dict[str, Any]:
 
 def _panel(picture: str) -> bool:
     return picture.endswith(".png")
+
+
+def _page(picture: str) -> bool:
+    return picture.endswith(".html")
+
+
+def _link(picture: str) -> dict[str, str]:
+    return {"href": urllib.parse.quote(picture), "name": Path(picture).stem}
 
 
 def _local(picture: str) -> bool:
