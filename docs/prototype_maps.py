@@ -2,9 +2,11 @@
 
 python -m docs.prototype_maps OUT --arms fpn_iaia_bl,fpn_iaia_bl_0 --by level,class
 python -m docs.prototype_maps OUT --arms fpn_iaia_bl,fpn_iaia_bl_0 --pairs
+python -m docs.prototype_maps OUT --arms fpn_iaia_bl,iaia_bl --moved
 
 --by: of the test frames, maps of prototypes of the sample's class. --pairs: every class's prototypes on samples of every
-class, drawn again by the trained networks, on the validation side, which any look may be taken at.
+class, drawn again by the trained networks, on the validation side, which any look may be taken at. --moved: how far the
+last projection moved the prototypes.
 """
 
 import argparse
@@ -29,11 +31,12 @@ from bench.metrics.agreement import ratio
 from bench.metrics.combine import estimate
 from bench.metrics.explain import most_active, pair_table, upsample
 from bench.metrics.frame import ROW_KEY
-from bench.metrics.parts import part_of_totals
+from bench.metrics.parts import Part, part_of_totals
 from bench.pictures import job_file
 from bench.tracking import Tracker
 from data.errors import ConfigError, UserError
 from data.loading import batches
+from models._prototype_base import PrototypeMethod
 
 NEGATIVE = "none of them"  # the class of prototypes that belong to no class of the track
 COLUMNS = {
@@ -96,11 +99,7 @@ def _mean(parts: Sequence[pd.DataFrame], column: str) -> object:
 # ---- class against class -----------------------------------------------------------------------------------------
 def pairs_of(home: Home, tracker: Tracker, run: SeedRun) -> pd.DataFrame:
     """One row per (validation sample, class of prototypes): mean activation inside its lesion's mask and outside."""
-    info = tracker.run(run.run_id)
-    path = job_file(home, info.identity, info.kind)
-    if path is None:
-        raise ConfigError(f"run {run.run_id[:8]} left no finished state", str(home.out), "run its suite again")
-    job = Job.model_validate_json(path.read_bytes())
+    job = _job(home, tracker, run)
     prepared = open_data(job)
     method = trained(job, prepared)
     split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
@@ -149,6 +148,32 @@ def class_pairs(tables: Sequence[pd.DataFrame]) -> Iterator[str]:
         yield ""
 
 
+# ---- what projection did -----------------------------------------------------------------------------------------
+def moved(home: Home, tracker: Tracker, runs: Sequence[SeedRun]) -> Iterator[str]:
+    """The distance of each prototype, before the last projection, to the patch that it then became: their mean."""
+    parts, none = [], np.zeros(2)  # no patient enters
+    for run in runs:
+        job = _job(home, tracker, run)
+        method = trained(job, open_data(job))
+        if not isinstance(method, PrototypeMethod):
+            raise ConfigError(f"{job.spec.method} has no prototypes", "--moved", "name arms of a prototype network")
+        distances = method.source_distance.double().numpy()
+        distances = distances[np.isfinite(distances)]
+        value, n = float(distances.mean()), len(distances)
+        parts.append(Part(value, none.astype(str), none, none.astype(np.int64), n, of_model=True))
+    yield pipe(["measure", "distance to the nearest patch of the class, before it is copied"])
+    yield pipe(["---"] * 2)
+    yield pipe(["1 - cosine" if method.measure == "cosine" else "Euclidean", str(estimate(parts))])
+
+
+def _job(home: Home, tracker: Tracker, run: SeedRun) -> Job:
+    info = tracker.run(run.run_id)
+    path = job_file(home, info.identity, info.kind)
+    if path is None:
+        raise ConfigError(f"run {run.run_id[:8]} left no finished state", str(home.out), "run its suite again")
+    return Job.model_validate_json(path.read_bytes())
+
+
 # ---- command -----------------------------------------------------------------------------------------------------
 def runs_of(found: Sequence[SeedRun], arm: str) -> list[SeedRun]:
     """The finished runs of an arm or a method, one a seed. ConfigError where there is none."""
@@ -167,6 +192,7 @@ def main(words: Sequence[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--by", help="level, class or both, comma-separated")
     what.add_argument("--pairs", action="store_true", help="class of sample against class of prototype")
+    what.add_argument("--moved", action="store_true", help="how far projection moved prototypes")
     asked = parser.parse_args(words)
     try:
         keys = [{"class": "named"}.get(key, key) for key in (asked.by or "level").split(",")]
@@ -181,7 +207,9 @@ def main(words: Sequence[str]) -> int:
         for arm in asked.arms.split(","):
             runs = runs_of(found, arm)
             print(f"`{arm}`, {len(runs)} seeds\n")
-            if asked.pairs:
+            if asked.moved:
+                lines = moved(home, tracker, runs)
+            elif asked.pairs:
                 lines = class_pairs([pairs_of(home, tracker, run) for run in runs])
             else:
                 lines = by_groups([table_of(run.load()) for run in runs if run.load is not None], keys)
