@@ -66,7 +66,7 @@ def explain_run(
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Panels of a run's validation side: of these records, or chosen by rule. The test side is not touched."""
     info = tracker.resolve(run)
-    stored = job_file(home, info.identity, info.kind)
+    stored = job_file(home, info.identity)
     if stored is None:
         raise ConfigError(
             f"run {info.run_id[:8]} ({info.kind}) left no finished state here",
@@ -186,7 +186,7 @@ def _lie(sample: pd.Series) -> str:
     return "mirrored left to right" if sample["flipped"] else "as on the film"
 
 
-def job_file(home: Home, identity: str, kind: str) -> Path | None:
+def job_file(home: Home, identity: str) -> Path | None:
     """The job.json of a finished run of that identity. DataError where none is found and one cannot be read."""
     damaged: list[Path] = []
     for path in sorted(home.checkpoints.glob("**/job.json")):

@@ -127,7 +127,7 @@ def run_sweep(
                 f"sweep {parent[:8]}: {sum(before)} of {plan.trials} trials were closed before, {cut} waiting or cut off"
             )
         if not search.finished:
-            _run(search, ready, plan, jobs, Recorder(
+            _run(search, ready, plan, Recorder(
                 tracker, "trial", lambda number: jobs[number], parent=parent, seen=seen, tags=lambda number: ready.cell.arm_tag,
                 finished=lambda number, run_id, payload: keep_state(tracker, run_id, jobs[number]),
             ))  # fmt: skip
@@ -158,7 +158,7 @@ def _job_maker(ready: Ready, plan: SweepPlan, study: str, jobs: dict[int, Job]) 
     return make_job
 
 
-def _run(search: DurableSearch, ready: Ready, plan: SweepPlan, jobs: Mapping[int, Job], recorder: Recorder) -> None:
+def _run(search: DurableSearch, ready: Ready, plan: SweepPlan, recorder: Recorder) -> None:
     """Trials until the search is finished; the study keeps the objectives' intervals beside their values."""
     names = [objective.metric for objective in search.objectives]
 

@@ -159,8 +159,10 @@ def moved(home: Home, tracker: Tracker, runs: Sequence[SeedRun]) -> Iterator[str
             raise ConfigError(f"{job.spec.method} has no prototypes", "--moved", "name arms of a prototype network")
         distances = method.source_distance.double().numpy()
         distances = distances[np.isfinite(distances)]
-        value, n = float(distances.mean()), len(distances)
-        parts.append(Part(value, none.astype(str), none, none.astype(np.int64), n, of_model=True))
+        if not len(distances):
+            raise ConfigError(f"run {run.run_id[:8]} projected no prototype", "--moved", "name arms that project")
+        value, strata = float(distances.mean()), none.astype(np.int64)
+        parts.append(Part(value, none.astype(str), none, strata, len(distances), of_model=True, highest=np.inf))
     yield pipe(["measure", "distance to the nearest patch of the class, before it is copied"])
     yield pipe(["---"] * 2)
     yield pipe(["1 - cosine" if method.measure == "cosine" else "Euclidean", str(estimate(parts))])
@@ -168,7 +170,7 @@ def moved(home: Home, tracker: Tracker, runs: Sequence[SeedRun]) -> Iterator[str
 
 def _job(home: Home, tracker: Tracker, run: SeedRun) -> Job:
     info = tracker.run(run.run_id)
-    path = job_file(home, info.identity, info.kind)
+    path = job_file(home, info.identity)
     if path is None:
         raise ConfigError(f"run {run.run_id[:8]} left no finished state", str(home.out), "run its suite again")
     return Job.model_validate_json(path.read_bytes())

@@ -4,7 +4,6 @@ Shapes: B images, C channels, h w cells, M prototypes, N images, S side of the i
 its share; results are reduced by (distance, row of the table, map row, map column), never by order of arrival.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.errors import ConfigError
+from models.method import Context
 
 Key = tuple[float, int, int, int]  # distance as float32, row of the table, map row, map column
 PERCENTILE = 0.95  # of the box around a prototype's own activation
@@ -161,37 +161,10 @@ def after_pruning(
     return kept
 
 
-# ---- malignancy head ---------------------------------------------------------------------------------------------
-def logistic(x_NF: Tensor, y_N: Tensor, penalty: Literal["none", "l2"]) -> tuple[Tensor, float]:
-    """Weights (F) and intercept of a logistic regression in float64; l2: C = 1 on the weights, not the intercept.
-
-    Columns are standardised inside, for the optimiser's sake; the result is for the columns as given. Warns where the
-    rows are separable and nothing bounds the weights.
-    """
-    x, y = x_NF.double().cpu(), y_N.double().cpu()
-    mean, sd = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-12)
-    unit = (x - mean) / sd
-    with torch.inference_mode(False), torch.enable_grad():
-        theta = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-        optimiser = torch.optim.LBFGS(
-            [theta], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-        )
-
-        def closure() -> Tensor:
-            optimiser.zero_grad()
-            loss = F.binary_cross_entropy_with_logits(unit @ theta[:-1] + theta[-1], y, reduction="sum")
-            if penalty == "l2":
-                loss = loss + 0.5 * (theta[:-1] / sd).square().sum()
-            loss.backward()
-            return loss
-
-        optimiser.step(closure)
-    if bool(((unit @ theta.detach()[:-1] + theta.detach()[-1] > 0) == (y > 0.5)).all()) and penalty == "none":
-        warnings.warn(
-            "the logits of the training rows separate the classes of malignancy without an error: the coefficients of "
-            "the malignancy head have no finite optimum; set mal_head.penalty to l2",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    weight = theta.detach()[:-1] / sd
-    return weight, float(theta.detach()[-1] - weight @ mean)
+# ---- workers ----------------------------------------------------------------------------------------------------
+def in_table_order(context: Context, parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of all workers' parts, the first one being rows of the table, sorted by it."""
+    shares = [share for share in context.gather([torch.cat(column) for column in zip(*parts, strict=True)]) if share]
+    rows, a, b = (torch.cat(column) for column in zip(*shares, strict=True))
+    order = torch.argsort(rows, stable=True)
+    return rows[order], a[order], b[order]

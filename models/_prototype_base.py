@@ -1,11 +1,11 @@
-"""What all prototype networks share once they can look at an image: where prototypes come from, which of them stay, the
-malignancy head, and how they are read and shown.
+"""What all prototype networks share once they can look at an image: where prototypes come from, which of them stay, and how
+they are read and shown.
 
 Shapes: B images, C prototype depth, h w cells of a level, M prototypes, K classes of the track, S side of the input.
 Paper 002 is Barnett et al. 2021, IAIA-BL; "code" its authors' public code, read and not copied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batch import Batch
-from data.errors import ConfigError, DataError
+from data.errors import ConfigError
 from models import _projection as projection
 from models import _prototype_panels as panels
 from models import _prototypes as proto
-from models._trunks import InputNorm, Trunk
-from models.method import Context, Evidence, Method, Panel, Prediction, Stage
+from models._malignancy_head import MalignancyHead
+from models._trunks import InputNorm, Trunk, trunk_state
+from models.method import Context, Evidence, Panel, Prediction, Stage
 
 UNKNOWN = panels.UNKNOWN
 Level = tuple[Tensor, Tensor]  # (B, ..., h, w) of one level, and which prototypes stand on it (M_l)
@@ -48,7 +49,7 @@ class Seen:
         raise IndexError(j)
 
 
-class PrototypeMethod(Method):
+class PrototypeMethod(MalignancyHead):
     """Has a trunk, prototypes (M, C) of `classes`, and a last layer h1 without bias; a subclass says how it looks."""
 
     measure: ClassVar[Literal["l2", "cosine"]] = "l2"  # what a projection searches by
@@ -65,8 +66,6 @@ class PrototypeMethod(Method):
     source_mask: Tensor
     source_maps: Tensor
     source_box: Tensor
-    malignancy_weight: Tensor
-    malignancy_bias: Tensor
 
     def keep_sources(self, kind_M: Tensor, sides: Sequence[int]) -> None:
         """Buffers for the prototypes' classes, for where each came from, and for the malignancy head.
@@ -85,8 +84,7 @@ class PrototypeMethod(Method):
         # the projected prototype's similarity on its source, row-major; levels differ in their cells
         self.register_buffer("source_maps", torch.zeros(m, max(sides) ** 2))
         self.register_buffer("source_box", torch.zeros(m, 4, dtype=torch.int64))  # x0 y0 x1 y1
-        self.register_buffer("malignancy_weight", torch.zeros(len(self.task.classes)))
-        self.register_buffer("malignancy_bias", torch.zeros(()))
+        self.add_malignancy_head()
 
     # ---- what a subclass says -----------------------------------------------------------------------------------
     def look(self, image_B1HW: Tensor) -> Seen:
@@ -138,6 +136,24 @@ class PrototypeMethod(Method):
     def projection_streams(self) -> tuple[str, ...]:
         """Streams that patches come from."""
         return self.start_streams
+
+    @property
+    def supervision(self) -> str:
+        """What training saw under this config."""
+        return "label + mask" if self.config.prototype_init == "lesion_patches" else "label"
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that each step is made of."""
+        return tuple(stream.name for stream in self.inputs().streams)
+
+    def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
+        self.trunk.take_over(trunk_state(state))
+
+    def joint_factor(self, epochs: float) -> float:
+        """Of the rates of a joint stage after so many epochs."""
+        factor: float = 0.1 ** int(epochs // self.config.lr_step)
+        return factor
 
     # ---- where prototypes come from -----------------------------------------------------------------------------
     def init_stages(self) -> list[Stage]:
@@ -226,6 +242,19 @@ class PrototypeMethod(Method):
         return self.source_maps[j, : self.sides[j] ** 2].view(self.sides[j], self.sides[j])
 
     # ---- which of them stay -------------------------------------------------------------------------------------
+    def prune_stages(self) -> list[Stage]:
+        """Pruning, where a rule asks for it, and the last layer again on what it left."""
+        c = self.config.prune
+        if c.rule == "none":
+            return []
+        stages = [Stage("prune", epochs=0, start="best", after=self.prune)]
+        return [*stages, self.head_stage("h1 pruned", c.h1_epochs, c.lr_h1, None)] if c.h1_epochs else stages
+
+    def head_stage(self, name: str, epochs: int, lr: float, optimiser: str | None) -> Stage:
+        """The last layer alone, on similarities that are made once: the rest is frozen."""
+        group = self.group("h1", self.h1, lr=lr)
+        return Stage(name, [group], epochs, optimiser=optimiser, streams=self.streams, cache=self.cache_scores)
+
     @torch.no_grad()
     def prune(self, context: Context) -> None:
         """Take prototypes out by the rule of `prune`; indices keep their meaning, in ascending order."""
@@ -250,44 +279,17 @@ class PrototypeMethod(Method):
         parts = []
         for batch in (batch for stream in self.start_streams for batch in context.batches(stream)):
             parts.append((batch.index.cpu(), self.nearest(batch.image).cpu(), self.labels(batch).cpu()))
-        _, d, labels = _in_table_order(context, parts)
+        _, d, labels = projection.in_table_order(context, parts)
         return d.numpy(), labels.numpy()
 
-    # ---- malignancy ---------------------------------------------------------------------------------------------
-    def malignancy_stages(self) -> list[Stage]:
-        """The head that answers the malignancy track, where the data know it."""
-        if self.task.track.name != "margin" or "malignant" not in self.task.provides:
-            return []
-        return [Stage("malignancy", epochs=0, start="best", after=self.fit_malignancy)]
-
-    @torch.no_grad()
-    def fit_malignancy(self, context: Context) -> None:
-        """h2: logistic regression of malignancy on the unnormalised margin logits; nothing else is touched."""
-        parts = []
-        for batch in context.batches("train" if self.config.mal_head.fit_on == "train" else "fine"):
-            known = (batch.margin >= 0) & (batch.malignant >= 0)
-            logits = self._margins(self.look(batch.image).logits)[known]
-            parts.append((batch.index[known].cpu(), logits.cpu(), batch.malignant[known].cpu()))
-        _, logits, malignant = _in_table_order(context, parts)
-        if len(malignant.unique()) < 2:
-            raise DataError(
-                "training rows with a margin are all of one malignancy", "malignancy head", "add rows of both"
-            )
-        weight, bias = projection.logistic(logits, malignant, self.config.mal_head.penalty)
-        self.malignancy_weight.copy_(weight)
-        self.malignancy_bias.fill_(bias)
-
-    @property
-    def coefficients(self) -> dict[str, float]:
-        """Weights of h2 by margin, and its intercept (the paper's Eq. 10 prints them times 100)."""
-        named = dict(zip(self.task.classes, self.malignancy_weight.tolist(), strict=True))
-        return named | {"intercept": float(self.malignancy_bias)}
-
+    # ---- reading ------------------------------------------------------------------------------------------------
     def _margins(self, logits_BK: Tensor) -> Tensor:
         """Logits of the track's classes."""
         return logits_BK[:, : len(self.task.classes)]
 
-    # ---- reading ------------------------------------------------------------------------------------------------
+    def margin_logits(self, image_B1HW: Tensor) -> Tensor:
+        return self._margins(self.look(image_B1HW).logits)
+
     def last_layer(self, scores_BM: Tensor) -> Tensor:
         with torch.autocast(scores_BM.device.type, enabled=False):
             return F.linear(scores_BM * self.active, self.h1.weight)
@@ -302,18 +304,14 @@ class PrototypeMethod(Method):
 
     @torch.no_grad()
     def predict(self, batch: Batch, track: str) -> Prediction:
-        """On malignancy a network of margins answers through h2: scores 0 and the logit; others are flagged."""
+        """On malignancy a network of margins answers through its head."""
         logits = self.look(batch.image).logits
         margins = self._margins(logits)
         if track == self.task.track.name:
             shift = self.normaliser(logits)
-            return Prediction(
-                scores=margins if shift is None else margins + shift, probabilities=margins.softmax(dim=1)
-            )
-        # a sum, not a matrix product: autocast would round that to half precision
-        malignant = (margins * self.malignancy_weight.to(margins)).sum(dim=1) + self.malignancy_bias.to(margins)
-        scores = torch.stack([torch.zeros_like(malignant), malignant], dim=1)
-        return Prediction(scores=scores, probabilities=scores.softmax(dim=1), flagged=batch.margin == UNKNOWN)
+            scores = margins if shift is None else margins + shift
+            return Prediction(scores=scores, probabilities=margins.softmax(dim=1), logits=margins)
+        return self.malignancy(margins, batch)
 
     @torch.no_grad()
     def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
@@ -340,7 +338,9 @@ class PrototypeMethod(Method):
             classes=tuple(kind if kind < known else UNKNOWN for kind in self.classes[here].tolist()),
             bias=None if shift is None else shift.expand(-1, known),
             levels=tuple(self.level_of(j) for j in here.tolist()),
-            places=tuple(" ".join(map(str, place)) for place in self.source_place[here].tolist()),
+            places=tuple(
+                "" if place[0] == UNKNOWN else " ".join(map(str, place)) for place in self.source_place[here].tolist()
+            ),
         )
 
     @torch.no_grad()
@@ -369,11 +369,3 @@ def _at(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
 def _grey(picture_HW: Tensor) -> Tensor:
     """[0, 1] as uint8 on the CPU."""
     return (picture_HW.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-
-
-def _in_table_order(context: Context, parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns of all workers' parts, the first one being rows of the table, sorted by it."""
-    shares = [share for share in context.gather([torch.cat(column) for column in zip(*parts, strict=True)]) if share]
-    rows, a, b = (torch.cat(column) for column in zip(*shares, strict=True))
-    order = torch.argsort(rows, stable=True)
-    return rows[order], a[order], b[order]

@@ -4,7 +4,6 @@ Shapes: B images, C prototype depth, h w cells of the latent map, M prototypes, 
 Paper 002 is Barnett et al. 2021, IAIA-BL; "code" its authors' public code, read and not copied.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ from models import _prototype_panels as panels
 from models import _prototypes as proto
 from models._prototype_base import Level, PrototypeMethod, Seen, stretches
 from models._prototype_config import PrototypeConfig
-from models._trunks import InputNorm, check_weights, requirements, trunk_state, vgg16_trunk
+from models._trunks import InputNorm, check_weights, requirements, vgg16_trunk
 from models.method import Group, Loss, Requirement, Stage, Task, term
 
 
@@ -61,19 +60,6 @@ class _PrototypeNet(PrototypeMethod):
     def requires(cls, config: Any, task: Task) -> list[Requirement]:
         return requirements(config, task)
 
-    def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
-        self.trunk.take_over(trunk_state(state))
-
-    @property
-    def supervision(self) -> str:
-        """What training saw under this config."""
-        return "label + mask" if self.config.prototype_init == "lesion_patches" else "label"
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Names of the streams that each step is made of."""
-        return tuple(stream.name for stream in self.inputs().streams)
-
     # ---- stages --------------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         c, streams = self.config, self.streams
@@ -110,11 +96,8 @@ class _PrototypeNet(PrototypeMethod):
             )
             stages.append(Stage(f"project {number}", epochs=0, after=self.project))
             if c.h1_epochs:
-                stages.append(self._h1_stage(f"h1 {number}", c.h1_epochs, c.lr_h1, "h1"))
-        if c.prune.rule != "none":
-            stages.append(Stage("prune", epochs=0, start="best", after=self.prune))
-            if c.prune.h1_epochs:
-                stages.append(self._h1_stage("h1 pruned", c.prune.h1_epochs, c.prune.lr_h1, None))
+                stages.append(self.head_stage(f"h1 {number}", c.h1_epochs, c.lr_h1, "h1"))
+        stages += self.prune_stages()
         return [*stages, *self.malignancy_stages()]
 
     def _groups(self, lr_add_on: float) -> list[Group]:
@@ -123,15 +106,6 @@ class _PrototypeNet(PrototypeMethod):
             self.group("add_on", self.add_on, lr=lr_add_on, weight_decay=c.weight_decay),
             self.group("prototypes", self.prototypes, lr=c.lr_prototypes),
         ]
-
-    def _h1_stage(self, name: str, epochs: int, lr: float, optimiser: str | None) -> Stage:
-        """The last layer alone, on similarities that are made once: the rest is frozen."""
-        group = self.group("h1", self.h1, lr=lr)
-        return Stage(name, [group], epochs, optimiser=optimiser, streams=self.streams, cache=self.cache_scores)
-
-    def joint_factor(self, epochs: float) -> float:
-        factor: float = 0.1 ** int(epochs // self.config.lr_step)
-        return factor
 
     # ---- forward ------------------------------------------------------------------------------------------------
     def latent(self, image_B1HW: Tensor, input_norm: InputNorm | None = None) -> Tensor:

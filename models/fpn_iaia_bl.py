@@ -9,7 +9,6 @@ Deviations: (1) augmentation is drawn online; (2) the epoch is chosen on validat
 epochs are not printed: those of IAIA-BL and Deformable ProtoPNet are taken; (4) negatives are drawn into each step.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,7 +26,8 @@ from models import _prototypes as proto
 from models._fpn_config import NEGATIVE, FpnConfig, iaia_bl_run
 from models._prototype_base import Level, PrototypeMethod, Seen, stretches
 from models._pyramid import Pyramid
-from models._trunks import InputNorm, check_weights, requirements, trunk_state, vgg16_trunk
+from models._trunks import InputNorm, check_weights, requirements, vgg16_trunk
+from models.iaia_bl import Config as IaiaBlConfig
 from models.method import Card, Group, Loss, Requirement, Stage, Task, Term, term
 
 CARD = Card(
@@ -112,12 +112,12 @@ class FpnIaiaBl(PrototypeMethod):
             return requirements(config, task)
         return [Requirement("iaia_bl", method="iaia_bl", config=iaia_bl_run(config), track=task.track.name)]
 
-    def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
-        self.trunk.take_over(trunk_state(state))
-
     @property
     def supervision(self) -> str:
-        return fine.supervision(self.task) if self.config.coef_fine else "label"
+        """Masks count where the trunk that this one starts from was taught by them, too."""
+        c = self.config
+        taught = c.coef_fine or (c.start == "iaia_bl" and IaiaBlConfig(**iaia_bl_run(c)).coef_fine)
+        return fine.supervision(self.task) if taught else super().supervision
 
     # ---- stages --------------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
@@ -125,7 +125,7 @@ class FpnIaiaBl(PrototypeMethod):
         c = self.config
         if c.start == "weights":
             check_weights(c)
-        streams = tuple(stream.name for stream in self.inputs().streams)
+        streams = self.streams
         stages = self.init_stages()
         new = self._groups()
         if c.warm_epochs:
@@ -140,12 +140,8 @@ class FpnIaiaBl(PrototypeMethod):
             )  # fmt: skip
             stages += [joint, Stage(f"project {number}", epochs=0, after=self.project)]
             if c.h1_epochs and (c.head_after == "each" or number == len(lengths)):
-                head = [self.group("h1", self.h1, lr=c.lr_h1)]
-                stages.append(
-                    Stage(f"h1 {number}", head, c.h1_epochs, optimiser="h1", streams=streams, cache=self.cache_scores)
-                )
-        if c.prune.rule != "none":
-            stages.append(Stage("prune", epochs=0, start="best", after=self.prune))
+                stages.append(self.head_stage(f"h1 {number}", c.h1_epochs, c.lr_h1, "h1"))
+        stages += self.prune_stages()
         return [*stages, *self.malignancy_stages()]
 
     def _groups(self) -> list[Group]:
@@ -156,10 +152,6 @@ class FpnIaiaBl(PrototypeMethod):
             self.group("prototypes", self.prototypes, lr=c.lr_prototypes),
         ]
         return [*groups, self.group("h1", self.h1, lr=c.lr_h1)] if c.train_head else groups
-
-    def joint_factor(self, epochs: float) -> float:
-        factor: float = 0.1 ** int(epochs // self.config.lr_step)
-        return factor
 
     # ---- forward ------------------------------------------------------------------------------------------------
     def latents(self, image_B1HW: Tensor, input_norm: InputNorm | None = None) -> list[Level]:

@@ -112,6 +112,7 @@ class Loss(dict[str, Term]):
 class Prediction:
     """scores (B, K): raw, for AUROC. probabilities (B, K): sum to 1 over the track's classes.
 
+    logits (B, K): of a method whose scores are normalised over its outputs, what they were before; None: they are the scores.
     boxes: per sample (n, 5) x0 y0 x1 y1 score in input pixels, where the method detects. flagged (B) bool: the sample lies
     outside the method's label space.
     """
@@ -120,6 +121,7 @@ class Prediction:
     probabilities: Tensor
     boxes: list[Tensor] | None = None
     flagged: Tensor | None = None
+    logits: Tensor | None = None
 
 
 @dataclass

@@ -129,11 +129,13 @@ class Published(_Suggester):
 
 
 def _settled(name: str, held: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Held values, and the switches that they settle."""
+    """Held values, and the switches that they settle: SETTLES of a space names for a field its switch, which then says
+    whether the field has a value other than 0 or none, or (switch, the word that it stands at where there is a value)."""
     fixed = dict(held or {})
-    for field, switch in getattr(_module(name), "SETTLES", {}).items():
+    for field, settles in getattr(_module(name), "SETTLES", {}).items():
+        switch, word = settles if isinstance(settles, tuple) else (settles, True)
         if field in fixed:
-            fixed.setdefault(switch, bool(fixed[field]))
+            fixed.setdefault(switch, word if fixed[field] else False)
     return fixed
 
 

@@ -11,7 +11,7 @@ PUBLISHED = {"levels": "published", "k_as": "cells", "fine_annotation": True}
 SETTLES = {
     "coef_fine": "fine_annotation",
     "topk_k": "k_as",
-    "topk_percent": "k_as",
+    "topk_percent": ("k_as", "percent"),
     **{f"prototypes.level_{level}": "levels" for level in LEVELS},
 }
 

@@ -322,10 +322,10 @@ def test_a_damaged_job_is_named_and_keeps_no_other_run_from_being_found(tmp_path
     for name, text in (("a", '{"spec": {"met'), ("b", json.dumps({"spec": spec, "folder": "f", "prepared": "p"}))):
         (home.checkpoints / name).mkdir(parents=True)
         (home.checkpoints / name / "job.json").write_text(text)
-    found = job_file(home, RunSpec.model_validate(spec).identity, "final")
+    found = job_file(home, RunSpec.model_validate(spec).identity)
     assert found == home.checkpoints / "b" / "job.json"
     with pytest.raises(DataError, match=r"cannot be read \(checkpoints/a/job.json\); delete that folder"):
-        job_file(home, "another", "final")
+        job_file(home, "another")
 
 
 def _matches(pattern: str, line: str) -> bool:

@@ -152,6 +152,21 @@ def test_brightness_in_the_lesion_is_known_to_the_number(prepared: Prepared) -> 
         assert null.interval == f"range of {NETWORKS} networks with random weights"
 
 
+class Normalised(Bright):
+    """Its scores are normalised by an output that answers to the lesion alone, and its logits stay where they are."""
+
+    def predict(self, batch: Any, track: str) -> Prediction:
+        seen = super().predict(batch, track)
+        flat = torch.full_like(seen.scores, 0.5)
+        return Prediction(flat - seen.scores, seen.probabilities, logits=flat)
+
+
+def test_a_normaliser_does_not_count_as_the_class_own_answer(prepared: Prepared) -> None:
+    table, _, _, _ = measured(Normalised, prepared)
+    rows = table[(table["network"] == TRAINED) & (table["edit"] == "removed")]
+    assert (rows["delta"] == 0).all()
+
+
 def test_who_sees_brightness_alone_cannot_tell_a_lesion_from_its_sham(prepared: Prepared) -> None:
     """The same differences are added elsewhere, so the mean grey changes by as much; a flat map lies nowhere."""
     table, found, _, _ = measured(BrightEverywhere, prepared)

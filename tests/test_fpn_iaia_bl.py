@@ -312,14 +312,71 @@ def test_any_class_may_become_a_patch_of_another() -> None:
     assert not all(kinds)
 
 
-@pytest.mark.parametrize("rule", ["duplicates", "knn"])
-def test_pruning_leaves_every_class_a_prototype(rule: str) -> None:
-    method = toy_method("fpn_iaia_bl", prune={"rule": rule, "k": 4, "threshold": 1}, prototype_init="lesion_patches")
+def test_pruning_takes_the_same_patch_of_the_same_level_out() -> None:
+    method = toy_method("fpn_iaia_bl", prune={"rule": "duplicates"}, prototype_init="lesion_patches")
     context = ToyContext([toy_batch(9)])
     method.start_as_patches(context)
     method.project(context)
+    first, second = (j for j, kind in enumerate(method.classes.tolist()) if kind == 0 and method.level_of(j) == 3)
+    other = next(j for j, kind in enumerate(method.classes.tolist()) if kind == 0 and method.level_of(j) == 2)
+    method.source_place[second] = method.source_place[other] = method.source_place[first]
     method.prune(context)
-    assert set(method.classes[method.active].tolist()) == {0, 1, 2, 3}
+    assert (~method.active).nonzero()[:, 0].tolist() == [second], "on another level the same place is another patch"
+
+
+def test_the_knn_rule_takes_prototypes_out_whose_neighbours_are_of_other_classes() -> None:
+    method = toy_method("fpn_iaia_bl", prune={"rule": "knn", "k": 4, "threshold": 2}, prototype_init="lesion_patches")
+    batch = toy_batch(9)
+    context = ToyContext([batch])
+    method.start_as_patches(context)
+    method.project(context)
+    free = lesion_free(size=32)
+    distances = torch.cat([method.nearest(batch.image), method.nearest(free.image)])
+    labels = torch.cat([batch.label, torch.full((len(free),), 3)])
+    own = [int((labels[distances[:, j].argsort()[:4]] == kind).sum()) for j, kind in enumerate(method.classes.tolist())]
+    lesions = [j for j, kind in enumerate(method.classes.tolist()) if kind < 3]
+    assert {own[j] < 2 for j in lesions} == {True, False}, "the toy has prototypes of both kinds"
+    method.prune(context)
+    assert [bool(method.active[j]) for j in lesions] == [own[j] >= 2 for j in lesions]
+
+
+@pytest.mark.parametrize("name", ["iaia_bl", "fpn_iaia_bl"])
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({"coef_fine": 0.0}, "label"),
+        ({"coef_fine": 0.0, "prototype_init": "lesion_patches"}, "label + mask"),
+        ({"coef_fine": 1e-3}, "label + fine mask"),
+    ],
+    ids=str,
+)
+def test_masks_that_training_saw_are_said(name: str, settings: dict[str, Any], seen: str) -> None:
+    start = {"start": "weights"} if name == "fpn_iaia_bl" else {}
+    assert toy_method(name, **start, **settings).supervision == seen
+
+
+def test_logits_of_the_margins_do_not_answer_to_the_negative_class() -> None:
+    method = toy_method("fpn_iaia_bl", prototype_init="lesion_patches")
+    batch = toy_batch(4)
+    before = method.predict(batch, "margin")
+    with torch.no_grad():
+        method.h1.weight[3] += 1
+    after = method.predict(batch, "margin")
+    assert before.logits is not None and after.logits is not None
+    assert torch.equal(before.logits, after.logits) and not torch.equal(before.scores, after.scores)
+    torch.testing.assert_close(before.logits.softmax(dim=1), before.probabilities)
+
+
+def test_the_last_layer_is_trained_again_after_pruning() -> None:
+    pruned = toy_method("fpn_iaia_bl", prune={"rule": "knn", "h1_epochs": 7, "lr_h1": 0.5}).stages()
+    head = pruned[[stage.name for stage in pruned].index("prune") + 1]
+    assert (head.name, head.epochs, [group.lr for group in head.groups]) == ("h1 pruned", 7, [0.5])
+
+
+def test_masks_that_its_trunk_was_taught_by_are_said() -> None:
+    for coef_fine, seen in ((1e-3, "label + fine mask"), (0.0, "label")):
+        method = toy_method("fpn_iaia_bl", coef_fine=0.0, start="iaia_bl", iaia_bl={"coef_fine": coef_fine})
+        assert method.supervision == seen
 
 
 def test_a_whole_run_explains_itself() -> None:

@@ -133,7 +133,7 @@ def test_use_of_levels_adds_up_and_absent_levels_are_zero() -> None:
 # ---- facts of the network -------------------------------------------------------------------------------------------
 def test_duplicates_are_one_patch_of_one_class_on_one_level() -> None:
     kinds = (0, 0, 0, 1, 1, 1, 2)
-    places = ["7 1 1", "7 1 1", "7 1 2", "7 1 1", "8 0 0", "-1 -1 -1", ""]
+    places = ["7 1 1", "7 1 1", "7 1 2", "7 1 1", "8 0 0", "", ""]
     frame = speaking([0, 3, 6], kinds, places=places, levels=[3, 3, 3, 3, 3, 3, 3])
     found = metrics.compute(frame, ["prototype_duplicates"])["prototype_duplicates"]
     assert found.value == pytest.approx(2 / 5)
@@ -141,7 +141,7 @@ def test_duplicates_are_one_patch_of_one_class_on_one_level() -> None:
     assert "2 of 7 were never projected" in found.note
     levels = speaking([0, 3, 6], kinds, places=places, levels=[3, 4, 3, 3, 3, 3, 3])
     assert value_of(levels, "prototype_duplicates") == 0
-    never = speaking([0, 3, 6], kinds, places=["-1 -1 -1"] * 6 + [""])
+    never = speaking([0, 3, 6], kinds, places=[""] * 7)
     assert "none was projected" in metrics.unavailable(never)["prototype_duplicates"]
     assert "prototype_dead" in metrics.compute(never)
 

@@ -13,6 +13,7 @@ from data.batch import Batch
 from data.errors import ConfigError
 from models import _projection as projection
 from models import _prototypes as proto
+from models._malignancy_head import logistic
 from models.method import Method
 from tests import parity
 from tests.toy import ToyContext, subset, toy_batch, toy_method
@@ -231,7 +232,7 @@ def test_logistic_regression_meets_its_own_optimum(penalty: Literal["none", "l2"
     y = torch.from_numpy(
         (rng.random(300) < 1 / (1 + np.exp(-(x[:, 0].numpy() - 3 + 0.1 * x[:, 1].numpy())))).astype(int)
     )
-    weight, bias = projection.logistic(x, y, penalty)
+    weight, bias = logistic(x, y, penalty)
     residual = torch.sigmoid(x @ weight + bias) - y
     assert abs(float(residual.sum())) < 1e-4
     gradient = x.T @ residual + (weight if penalty == "l2" else 0)
@@ -242,10 +243,10 @@ def test_separable_logits_are_said_aloud() -> None:
     x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     y = torch.tensor([0, 0, 1, 1])
     with pytest.warns(RuntimeWarning, match="no finite optimum"):
-        projection.logistic(x, y, "none")
+        logistic(x, y, "none")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        projection.logistic(x, y, "l2")
+        logistic(x, y, "l2")
 
 
 def test_projected_prototypes_are_patches_and_carry_their_source() -> None:

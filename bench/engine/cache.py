@@ -19,7 +19,7 @@ FIELDS = ("has_mask", "has_fine", "label", "margin", "malignant", "stream", "ind
 
 
 @dataclass
-class CachedStream:
+class CachedStreams:
     """One epoch's draws of the stage's streams, with what `Stage.cache` made of them in place of the pixels."""
 
     cached: dict[str, Tensor]
@@ -28,7 +28,7 @@ class CachedStream:
     worker: Worker
 
     @classmethod
-    def make(cls, method: Method, stage: Stage, data: TrainingData, seed: int, worker: Worker) -> "CachedStream":
+    def make(cls, method: Method, stage: Stage, data: TrainingData, seed: int, worker: Worker) -> "CachedStreams":
         """Runs the cache over one epoch of the streams, augmented as it is; every worker ends with all of it."""
         assert stage.cache is not None
         method.eval()

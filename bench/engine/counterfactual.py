@@ -90,11 +90,11 @@ def _removed(
     network: Method, film: Batch, copy: Batch, shams: list[np.ndarray | None], rows: pd.DataFrame, track: str
 ) -> dict[str, Any]:
     labels = rows[TRACKS[track].column].to_numpy(np.int64)
-    before = own_logit(_scores(network, film, track), labels)
-    after = own_logit(_scores(network, copy, track), labels)
+    before = own_logit(_logits(network, film, track), labels)
+    after = own_logit(_logits(network, copy, track), labels)
     edited = np.stack([own if made is None else made for own, made in zip(_images(film), shams, strict=True)])
     other = replace(film, image=torch.from_numpy(edited).to(film.image)[:, None])
-    beside = before - own_logit(_scores(network, other, track), labels)
+    beside = before - own_logit(_logits(network, other, track), labels)
     lifts = [
         lift(of_film, changed(own, bare))
         for of_film, own, bare in zip(_maps(network, film, track, labels), _images(film), _images(copy), strict=True)
@@ -125,8 +125,10 @@ def _maps(network: Method, film: Batch, track: str, labels: np.ndarray) -> np.nd
     return drawn[named or next(iter(drawn))].detach().double().cpu().numpy()
 
 
-def _scores(network: Method, batch: Batch, track: str) -> np.ndarray:
-    return network.predict(batch, track).scores.double().cpu().numpy()
+def _logits(network: Method, batch: Batch, track: str) -> np.ndarray:
+    """(B, K) before any normalisation, which would let one class's logit move another's."""
+    found = network.predict(batch, track)
+    return (found.scores if found.logits is None else found.logits).double().cpu().numpy()
 
 
 def _images(batch: Batch) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.engine.cache import CachedStream
+from bench.engine.cache import CachedStreams
 from bench.engine.checkpoint import Progress, read, write
 from bench.engine.context import EngineContext, seed_torch
 from bench.engine.evaluate import predictions_frame
@@ -99,7 +99,7 @@ class _Run:
         cached = None
         if stage.cache:
             with self._precision():
-                cached = CachedStream.make(self.method, stage, self.data, self.settings.seed, self.worker)
+                cached = CachedStreams.make(self.method, stage, self.data, self.settings.seed, self.worker)
         for epoch in range(progress.epoch, stage.epochs):
             started = time.monotonic()
             seed_torch(self.settings.seed, stage.name, position, epoch, self.worker.rank)

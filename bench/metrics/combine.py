@@ -101,7 +101,7 @@ def _who(parts: Sequence[Part]) -> str:
 
 
 def _of_networks(parts: Sequence[Part], value: float) -> Estimate:
-    """The t interval over seeds of a share that is a fact of each network; which patients were met does not enter."""
+    """The t interval over seeds of what is a fact of each network; which patients were met does not enter."""
     n = min(part.n for part in parts)
     if len(parts) == 1:
         return Estimate(value, None, None, n, "none", ONE_NETWORK)
@@ -109,7 +109,8 @@ def _of_networks(parts: Sequence[Part], value: float) -> Estimate:
     if found.variance < _NONE:
         return Estimate(value, None, None, n, "none", "the seeds do not differ")
     half = found.quantile * found.error
-    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), n, f"t over {len(parts)} seeds, no patients")
+    low, high = max(value - half, 0.0), min(value + half, parts[0].highest)
+    return Estimate(value, low, high, n, f"t over {len(parts)} seeds, no patients")
 
 
 def _of_random_weights(parts: Sequence[Part], value: float) -> Estimate:

@@ -54,6 +54,7 @@ class Part:
     of independent comparisons behind a value of exactly 0 or 1. open: why there is no interval ("": there is one).
     totals: where the bootstrap gives the interval; None: the logit-t interval of psi. of_model: the value is a fact of
     the trained network and no mean over patients (psi is 0): its interval is that of seeds, and n may differ between them.
+    highest: what such a fact cannot exceed; it is 0 at least.
     band: the values of several networks with random weights, whose mean the value is: its interval is their range.
     """
 
@@ -67,6 +68,7 @@ class Part:
     bound: int = 0
     totals: Totals | None = None
     of_model: bool = False
+    highest: float = 1.0
     band: tuple[float, ...] = ()
 
     @property

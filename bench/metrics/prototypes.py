@@ -125,7 +125,7 @@ def duplicates(frame: Frame) -> Part:
     found, projected, total = [], 0, 0
     for one in _with_prototypes(frame):
         place = one.place[one.prototypes]
-        known = (place != "") & ~np.char.startswith(place, "-1")
+        known = place != ""
         total, projected = total + len(place), projected + int(known.sum())
         if not known.any():
             raise NotComputableError("no prototype is a training patch: none was projected")
