@@ -180,6 +180,14 @@ class FpnConfig(FineRules, TrunkConfig):
 
 
 def iaia_bl_run(config: FpnConfig) -> dict[str, Any]:
-    """Settings of the IAIA-BL that the trunk comes from: its published point, what both share, and `iaia_bl`."""
+    """Settings of the IAIA-BL that the trunk comes from: its published point, what both share, and `iaia_bl`.
+
+    ConfigError where `iaia_bl` names a field that both share: the trunk goes on under the settings that it was trained with.
+    """
+    own = [name for name in config.iaia_bl if name in SHARED]
+    if own:
+        raise ConfigError(
+            f"{own[0]} is shared with the run that the trunk comes from", "iaia_bl", f"set {own[0]} itself"
+        )
     shared = {name: value for name, value in config.model_dump(mode="json").items() if name in SHARED}
     return {**shared, **config.iaia_bl}

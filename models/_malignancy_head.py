@@ -57,9 +57,14 @@ class MalignancyHead(Method):
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """Weights by margin, and the intercept (the paper's Eq. 10 prints them times 100)."""
+        """Weights by margin, and the intercept."""
         named = dict(zip(self.task.classes, self.malignancy_weight.tolist(), strict=True))
         return named | {"intercept": float(self.malignancy_bias)}
+
+    def facts(self) -> dict[str, float]:
+        """The coefficients times 100, as Eq. 10 prints them; empty where the data know no malignancy."""
+        named = self.coefficients if self.malignancy_stages() else {}
+        return {f"malignancy_{name}_x100": 100 * value for name, value in named.items()}
 
     def malignancy(self, margins_BK: Tensor, batch: Batch) -> Prediction:
         """Scores 0 and the head's logit; samples of no known margin are flagged."""

@@ -155,6 +155,12 @@ class PrototypeMethod(MalignancyHead):
         factor: float = 0.1 ** int(epochs // self.config.lr_step)
         return factor
 
+    def facts(self) -> dict[str, float]:
+        """Of the malignancy head; prototypes that pruning left; how far the last projection moved them, in its measure."""
+        moved = self.source_distance[self.source_distance.isfinite()]
+        far = {"projection_distance": float(moved.mean())} if len(moved) else {}
+        return {**super().facts(), "prototypes": float(self.active.sum()), **far}
+
     # ---- where prototypes come from -----------------------------------------------------------------------------
     def init_stages(self) -> list[Stage]:
         """What comes before training where prototypes start as patches."""
@@ -242,6 +248,18 @@ class PrototypeMethod(MalignancyHead):
         return self.source_maps[j, : self.sides[j] ** 2].view(self.sides[j], self.sides[j])
 
     # ---- which of them stay -------------------------------------------------------------------------------------
+    def check_stages(self) -> None:
+        """ConfigError, before anything is trained, for what a later stage cannot do."""
+        c = self.config
+        if c.mal_head.fit_on == "fine_annotated" and self.malignancy_stages() and "fine" not in self.streams:
+            do = "choose train, or a method and data with finely annotated samples"
+            raise ConfigError("there is no stream of finely annotated samples", "mal_head.fit_on", do)
+        unknown = [j for j in c.prune.keep if not 0 <= j < len(self.classes)]
+        if unknown:
+            raise ConfigError(
+                f"there is no prototype {unknown[0]}", "prune.keep", f"name some of 0-{len(self.classes) - 1}"
+            )
+
     def prune_stages(self) -> list[Stage]:
         """Pruning, where a rule asks for it, and the last layer again on what it left."""
         c = self.config.prune
@@ -263,11 +281,6 @@ class PrototypeMethod(MalignancyHead):
             places = [(*place, self.level_of(j)) for j, place in enumerate(self.source_place.tolist())]
             pruned = projection.duplicates(kinds, places, active)
         elif rule.rule == "manual":
-            unknown = [j for j in rule.keep if not 0 <= j < len(kinds)]
-            if unknown:
-                raise ConfigError(
-                    f"there is no prototype {unknown[0]}", "prune.keep", f"name some of 0-{len(kinds) - 1}"
-                )
             pruned = [j for j in range(len(kinds)) if j not in rule.keep]
         else:
             pruned = projection.knn(*self._image_distances(context), kinds, rule.k, rule.threshold)

@@ -64,7 +64,8 @@ class _PrototypeNet(PrototypeMethod):
     def stages(self) -> list[Stage]:
         c, streams = self.config, self.streams
         check_weights(c)
-        if "fine_annotated" in (c.projection_set, c.mal_head.fit_on) and "fine" not in streams:
+        self.check_stages()
+        if c.projection_set == "fine_annotated" and "fine" not in streams:
             raise ConfigError("there is no stream of finely annotated samples", "projection_set", "choose train")
         stages = self.init_stages()
         if c.warm_epochs:

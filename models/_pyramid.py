@@ -47,6 +47,19 @@ class Pyramid(nn.Module):
             above = smoothed if self.topdown == "eq1" else here
         return found
 
+    def reach(self, level: int, sides: Mapping[int, int]) -> int:
+        """Cells of the top level, along one side, that a cell of `level` depends on, at most. sides: cells of each level."""
+        path = sorted(one for one in self.levels if one >= level)
+        cells = 1
+        for here, above in zip(path, [*path[1:], None], strict=True):
+            if str(here) in self.smooth and (self.topdown == "eq1" or here == level):
+                cells += 2
+            if above is not None:
+                ratio = sides[here] // sides[above]
+                between = int(self.upsample == "bilinear" and ratio > 1)  # bilinear: of two neighbours
+                cells = 1 + -(-(cells - 1) // ratio) + between
+        return cells
+
     def _up(self, above: Tensor, like: Tensor) -> Tensor:
         size = (like.shape[2], like.shape[3])
         if self.upsample == "nearest":

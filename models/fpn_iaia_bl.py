@@ -125,6 +125,7 @@ class FpnIaiaBl(PrototypeMethod):
         c = self.config
         if c.start == "weights":
             check_weights(c)
+        self.check_stages()
         streams = self.streams
         stages = self.init_stages()
         new = self._groups()
@@ -268,12 +269,10 @@ class FpnIaiaBl(PrototypeMethod):
         return int(self.level_M[j])
 
     def receptive_field(self, j: int) -> int:
-        """The trunk's, and what the smoothing of this level and of those above it adds."""
-        cells = [
-            self.trunk.level_size(level, self.config.size) for level in self.pyramid.levels if level >= self.level_of(j)
-        ]
-        smoothed = cells if self.config.topdown == "fpn" else cells[1:]
-        return self.trunk.receptive_field + sum(2 * self.config.size // side for side in smoothed)
+        """The trunk's, and what further cells of the top level reach it through the pyramid, wherever it lies."""
+        sides = {level: self.trunk.level_size(level, self.config.size) for level in self.pyramid.levels}
+        reached = self.pyramid.reach(self.level_of(j), sides)
+        return self.trunk.receptive_field + (reached - 1) * self.config.size // sides[self.pyramid.levels[0]]
 
     def normaliser(self, logits_BK: Tensor) -> Tensor | None:
         """Scores are logarithms of the softmax over all outputs, the negative one included."""

@@ -266,6 +266,10 @@ class Method(nn.Module):
         """Runs that this one starts from."""
         return []
 
+    def facts(self) -> dict[str, float]:
+        """Numbers of the trained network that its readers ask for, by name: coefficients, counts. Kept with the run."""
+        return {}
+
     def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Take over the final state of the requirement `name`. Called once, before the first stage."""
         raise ValueError(f"{self.card.name} has no requirement {name!r}")

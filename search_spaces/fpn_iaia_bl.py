@@ -6,12 +6,16 @@ Paper: paper 000, which prints no count, coefficient or rate; IAIA-BL: Barnett e
 from typing import Any
 
 LEVELS = (2, 3, 4, 5)
-PUBLISHED = {"levels": "published", "k_as": "cells", "fine_annotation": True}
+PUBLISHED = {"levels": "published", "k_as": "cells", "fine_annotation": True, "tables": "published"}
+# inside the mask as IAIA-BL's Eq. 7: a prototype of another class is punished there too
+AS_IAIA_BL = ((0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (0, 0, 0, 0))
 # where a suite settles one of these fields, the switch stands at none of its special forms
 SETTLES = {
     "coef_fine": "fine_annotation",
     "topk_k": "k_as",
+    "lambda_in": "tables",
     "topk_percent": ("k_as", "percent"),
+    **{f"topk_k.{level}": ("k_as", "by_level") for level in LEVELS},
     **{f"prototypes.level_{level}": "levels" for level in LEVELS},
 }
 
@@ -33,14 +37,16 @@ def space(trial: Any) -> dict[str, Any]:
         "lr_h1": trial.suggest_float("lr_h1", 1e-4, 1e-2, log=True),
     }
     found |= _levels(trial)
-    if trial.suggest_categorical("k_as", ["cells", "percent"]) == "percent":
-        found["topk_percent"] = trial.suggest_float(
-            "topk_percent", 0.3, 10.0, log=True
-        )  # IAIA-BL: 0.5 (1) to 4.6 % (9)
+    k_as, tried = trial.suggest_categorical("k_as", ["cells", "percent", "by_level"]), [1, 3, 5, 9]  # by IAIA-BL
+    if k_as == "percent":  # IAIA-BL: 0.5 (1) to 4.6 % (9)
+        found["topk_percent"] = trial.suggest_float("topk_percent", 0.3, 10.0, log=True)
+    elif k_as == "by_level":
+        used = [level for level in LEVELS if found.get(f"prototypes.level_{level}", 1)]
+        found |= {f"topk_k.{level}": trial.suggest_categorical(f"topk_k.{level}", tried) for level in used}
     else:
-        found["topk_k"] = trial.suggest_categorical("topk_k", [1, 3, 5, 9])  # those that IAIA-BL tried or prints
+        found["topk_k"] = trial.suggest_categorical("topk_k", tried)
     # IAIA-BL tried 0, 0.001, 0.002, 0.005; a decade below and a third above the non-zero ones
-    if trial.suggest_categorical("fine_annotation", [True, False]):
+    if _taught(trial):
         found["coef_fine"] = trial.suggest_float("coef_fine", 1e-4, 1e-2, log=True)
     else:
         found["coef_fine"] = 0.0
@@ -62,13 +68,18 @@ def _levels(trial: Any) -> dict[str, Any]:
     return {}
 
 
+def _taught(trial: Any) -> bool:
+    """Whether the fine-annotation loss is on. Asked twice, a trial gives the same answer."""
+    return bool(trial.suggest_categorical("fine_annotation", [True, False]))
+
+
 def readings(trial: Any) -> dict[str, Any]:
-    """Points on which the paper says two things, or is silent and its sources differ."""
-    return {
-        "fine_reading": trial.suggest_categorical(
-            "fine_reading", ["semantic", "literal_m_inside", "literal_m_outside", "swapped_m_outside"]
-        ),
-        "fine_table_orientation": trial.suggest_categorical("fine_table_orientation", ["printed", "transposed"]),
+    """Points on which the paper says two things, or is silent and its sources differ.
+
+    Not among them: `fine_reduction`, which only rescales coef_fine; `angular_margin` and `coef_l1`, which the paper does
+    not have; `incorrect_class_weight` and `fine_scope`, which iaia_bl's readings ask.
+    """
+    found = {
         "topdown": trial.suggest_categorical("topdown", ["eq1", "fpn"]),
         "score": trial.suggest_categorical("score", ["focal", "topk"]),
         "clust_on": trial.suggest_categorical("clust_on", ["focal", "topk"]),
@@ -78,4 +89,14 @@ def readings(trial: Any) -> dict[str, Any]:
         "train_head": trial.suggest_categorical("train_head", [True, False]),
         "head_after": trial.suggest_categorical("head_after", ["last", "each"]),
         "projection_classes": trial.suggest_categorical("projection_classes", ["own", "any"]),
+        "cosine": trial.suggest_categorical("cosine", ["plain", "deformable"]),
+        "upsample": trial.suggest_categorical("upsample", ["nearest", "bilinear"]),
     }
+    if _taught(trial):
+        found["fine_reading"] = trial.suggest_categorical(
+            "fine_reading", ["semantic", "literal_m_inside", "literal_m_outside", "swapped_m_outside"]
+        )
+        found["fine_table_orientation"] = trial.suggest_categorical("fine_table_orientation", ["printed", "transposed"])
+        if trial.suggest_categorical("tables", ["published", "as_iaia_bl"]) == "as_iaia_bl":
+            found["lambda_in"] = AS_IAIA_BL
+    return found

@@ -13,6 +13,7 @@ import models
 from data.errors import ConfigError
 from models import _focal as focal
 from models._map_norms import squares
+from models._pyramid import Pyramid, TopDown, Upsample
 from models.method import Stage, Task
 from tests import parity
 from tests.toy import PROVIDES, ToyContext, lesion_free, subset, total, toy_batch, toy_config, toy_method, train_all
@@ -365,6 +366,22 @@ def test_logits_of_the_margins_do_not_answer_to_the_negative_class() -> None:
     assert before.logits is not None and after.logits is not None
     assert torch.equal(before.logits, after.logits) and not torch.equal(before.scores, after.scores)
     torch.testing.assert_close(before.logits.softmax(dim=1), before.probabilities)
+
+
+@pytest.mark.parametrize("topdown", ["eq1", "fpn"])
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+def test_as_many_cells_of_the_top_reach_a_cell_as_it_says(topdown: TopDown, upsample: Upsample) -> None:
+    sides = {2: 32, 3: 16, 4: 8, 5: 8}
+    pyramid = Pyramid(dict.fromkeys(sides, 2), 3, topdown, upsample).double()
+    for level, side in sides.items():
+        most = 0
+        for cell in range(side):
+            c = {one: torch.zeros(1, 2, n, n, dtype=torch.float64, requires_grad=one == 5) for one, n in sides.items()}
+            pyramid(c)[level][0, :, cell, side // 2].sum().backward()
+            assert c[5].grad is not None
+            rows = c[5].grad.abs().sum(dim=(0, 1, 3)).nonzero()[:, 0]
+            most = max(most, int(rows.max() - rows.min()) + 1)
+        assert pyramid.reach(level, sides) == most
 
 
 def test_the_last_layer_is_trained_again_after_pruning() -> None:

@@ -8,6 +8,7 @@ import pytest
 import models
 import search_spaces
 from bench.cluster.search import inside
+from bench.config import unflatten
 from data.errors import ConfigError
 
 WITH_READINGS = [name for name in search_spaces.names() if search_spaces.has_readings(name)]
@@ -44,12 +45,36 @@ def test_a_method_without_readings_says_so() -> None:
         search_spaces.load("vgg16", readings=True)
 
 
-def test_readings_of_a_loss_that_is_off_are_not_searched() -> None:
-    of_the_loss = {"fine_norm", "fine_scope"}
-    for overrides, _ in trials("iaia_bl", readings=True):
+@pytest.mark.parametrize(
+    ("name", "of_the_loss"),
+    [("iaia_bl", {"fine_norm", "fine_scope"}), ("fpn_iaia_bl", {"fine_reading", "fine_table_orientation"})],
+)
+def test_readings_of_a_loss_that_is_off_are_not_searched(name: str, of_the_loss: set[str]) -> None:
+    for overrides, _ in trials(name, readings=True):
         assert (overrides["coef_fine"] > 0) == (of_the_loss <= overrides.keys()) == bool(of_the_loss & overrides.keys())
-    assert of_the_loss <= search_spaces.published("iaia_bl", readings=True).keys()
-    assert not of_the_loss & search_spaces.published("iaia_bl", {"coef_fine": 0.0}, readings=True).keys()
+    assert of_the_loss <= search_spaces.published(name, readings=True).keys()
+    assert not of_the_loss & search_spaces.published(name, {"coef_fine": 0.0}, readings=True).keys()
+
+
+def test_the_pyramid_is_asked_one_form_of_k_and_no_k_of_a_level_without_prototypes() -> None:
+    forms = set()
+    for overrides, _ in trials("fpn_iaia_bl", 40):
+        by_level = {key for key in overrides if key.startswith("topk_k.")}
+        form = "by_level" if by_level else "percent" if "topk_percent" in overrides else "cells"
+        assert (form == "cells") == ("topk_k" in overrides)
+        assert all(overrides.get(f"prototypes.level_{key[-1]}", 1) for key in by_level)
+        config = models.load("fpn_iaia_bl").Config.model_validate(unflatten(overrides))
+        levels = set(config.prototypes.table(("a", "b", "c", "d"), 5)[1])
+        assert all(config.cells(level, 196) >= 1 for level in levels)
+        forms.add(form)
+    assert forms == {"by_level", "percent", "cells"}
+    held = {"topk_percent": 5.0}
+    assert not any("topk_k" in key for overrides, _ in trials("fpn_iaia_bl", 20, held=held) for key in overrides)
+
+
+def test_both_tables_of_the_fine_loss_are_searched() -> None:
+    drawn = [overrides.get("lambda_in") for overrides, _ in trials("fpn_iaia_bl", 20, readings=True)]
+    assert None in drawn and any(table is not None and table[0][1] == 1 for table in drawn)
 
 
 def test_trial_0_of_a_variant_is_that_variant() -> None:
