@@ -8,7 +8,7 @@ the batch before the cross-entropy; (4) head pool_linear (ours) for small budget
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ CARD = Card(
     deviations=(
         "the best epoch is chosen on validation, not on test",
         "weights imagenet is the published start; pretext is trained here on the training side",
+        "training samples are not varied and not drawn by class unless asked for, as in the authors' script",
     ),
 )
 
@@ -63,6 +64,7 @@ class Vgg16(Method):
 
     version = 2
     Config = Config
+    map_titles: ClassVar[Mapping[str, str]] = {"gradcam": "GradCAM", "gradcampp": "GradCAM++"}
 
     def __init__(self, config: MethodConfig, task: Task) -> None:
         super().__init__(config, task)
