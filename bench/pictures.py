@@ -30,6 +30,7 @@ from models.method import Panel
 
 PANELS = 6
 RULE = "Cases chosen by rule: seeded, stratified by class and by right or wrong, so that errors are more frequent than on the whole side."
+NAMED = "Cases chosen by hand: their records were named."
 
 
 def has_pictures(info: RunInfo, *, panels: bool) -> bool:
@@ -88,20 +89,22 @@ def explain_run(
     else:
         rows = choose(frame.predictions, PANELS, seed=0)
     folder = home.out / "explanations" / info.run_id[:12]
-    files = _panels(job, method, samples, frame, folder, rows)
+    files = _panels(job, method, samples, frame, folder, rows, NAMED if records else RULE)
     shown = frame.predictions.iloc[rows]
     return files, json.loads(shown.to_json(orient="records"))
 
 
-def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path, rows: Sequence[int]) -> list[Path]:
-    """The chosen rows of the frame, and the method's own galleries: a picture of each, and a page."""
+def _panels(
+    job: Job, method: Any, samples: Samples, frame: Frame, folder: Path, rows: Sequence[int], chosen: str = RULE
+) -> list[Path]:
+    """The chosen rows of the frame, and the method's own galleries: a picture of each, and a page. chosen: by whom."""
     where = {key: i for i, key in enumerate(zip(samples.table["record_id"], samples.table["finding_id"], strict=True))}
     keys = [(r.record_id, r.finding_id) for r in frame.predictions.iloc[list(rows)].itertuples()]
     batch = sample_batch(samples, method.inputs(), [where[key] for key in keys])
     # the run's own precision, so that a panel shows the numbers of its frame
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=job.spec.bf16):
         drawn = method.explain(batch)
-    pages = method.artifacts()
+    pages, notes = method.artifacts(), method.notes()
     sources = _Sources(job, method)
     words = [
         replace(
@@ -113,26 +116,47 @@ def _panels(job: Job, method: Any, samples: Samples, frame: Frame, folder: Path,
     made = " (generated films)" if data.reader(job.spec.dataset).CARD.grade == "synthetic" else ""
     what = f"{job.spec.method}, {job.spec.track} on {job.spec.dataset}{made}"
     title = f"{what}: {frame.meta['side']} side, seed {job.spec.seed}"
-    files = _draw_cases([sources.named(case) for case in drawn], folder, job.spec.track, title, words)
+    header, note = _given(frame), f"{chosen} {_verdicts(frame)}"
+    cases = [sources.named(case) for case in drawn]
+    files = _draw_cases(cases, folder, job.spec.track, words, title=title, header=header, note=note)
     for name, panels in pages.items():
         title, named = f"{what}: {name}, seed {job.spec.seed}", sources.named(panels)
-        page = write_gallery(named, folder / f"{name}.html", title=title, notes=[sources.note])
-        note = f"{page.name} beside this picture says more of each. {sources.note}"
-        files += [draw_gallery(named, folder / f"{name}.png", title=title, note=note), page]
+        said = [part for part in (notes.get(name), sources.note) if part]
+        page = write_gallery(named, folder / f"{name}.html", title=title, notes=[header, *said])
+        note = " ".join([*said, f"{page.name} beside this picture says more of each."])
+        files += [draw_gallery(named, folder / f"{name}.png", title=title, header=header, note=note), page]
     return files
 
 
+def _given(frame: Frame) -> str:
+    """What the network saw of a case and in training, in the frame's own words and in plain ones."""
+    seen, taught = str(frame.meta["input"]), str(frame.meta["supervision"])
+    cut = ": the region was cut around the annotated lesion, so where the lesion is was given" if "ROI" in seen else ""
+    masks = "masks of lesions were used" if "mask" in taught else "no mask was used"
+    return f"Input: {seen}{cut}. Training saw: {taught}; {masks}."
+
+
+def _verdicts(frame: Frame) -> str:
+    """Right and wrong answers of each class on the whole side: a kind of case that it lacks cannot be shown."""
+    rows = frame.labelled()
+    right = rows.probabilities.argmax(axis=1) == rows.labels
+    of = [(name, right[rows.labels == k]) for k, name in enumerate(rows.classes)]
+    each = "; ".join(f"{name} {own.sum()} right, {(~own).sum()} wrong" for name, own in of)
+    share = f"{right.mean():.2f} right, guessing = {1 / len(rows.classes):.2f}"
+    return f"The whole {frame.meta['side']} side: {each}; in all {share}."
+
+
 def _draw_cases(
-    cases: Sequence[Sequence[Panel]], folder: Path, track: str, title: str, words: Sequence[Words]
+    cases: Sequence[Sequence[Panel]], folder: Path, track: str, words: Sequence[Words], **around: str
 ) -> list[Path]:
     """<track>.png; cases of several lines stand in files of their own, <track>-2.png and so on. Earlier ones go."""
     for earlier in folder.glob(f"{track}*.png"):
         if re.fullmatch(rf"{track}(-\d+)?", earlier.stem):
             earlier.unlink()
     if not any(panel.line for case in cases for panel in case):
-        return [draw_panels(cases, folder / f"{track}.png", title=title, words=words, note=RULE)]
+        return [draw_panels(cases, folder / f"{track}.png", words=words, **around)]
     return [
-        draw_panels([case], folder / f"{track}{f'-{n}' if n > 1 else ''}.png", title=title, words=[said], note=RULE)
+        draw_panels([case], folder / f"{track}{f'-{n}' if n > 1 else ''}.png", words=[said], **around)
         for n, (case, said) in enumerate(zip(cases, words, strict=True), start=1)
     ]
 
@@ -142,7 +166,8 @@ class _Sources:
 
     note = (
         "A training picture was not varied: it lies as on its film, or mirrored where it says so. Regions of different "
-        "size are shown equally large; their sizes are in pixels of the film."
+        "size are shown equally large; their sizes and places (x, y from the upper left corner) are in pixels of the film, "
+        "whose size in mm is unknown."
     )
 
     def __init__(self, job: Job, method: Any) -> None:
@@ -155,7 +180,8 @@ class _Sources:
         return prepared.training(split, self.method.inputs(), seed=spec.seed).train.table
 
     def named(self, panels: Sequence[Panel]) -> list[Panel]:
-        """The panels; below those of a training sample also whose breast it is, in which view, and how large."""
+        """The panels; below those of a training sample also whose breast it is, in which view, how large, and of which
+        record."""
         return [
             panel
             if (row := panel.training_row) is None
@@ -167,19 +193,21 @@ class _Sources:
         sample, classes = self.table.iloc[row], self.method.task.classes
         label = classes[sample["label"]] if sample["label"] >= 0 else ""
         whose = SIDES.get(sample["laterality"], sample["laterality"])
-        return ", ".join(part for part in (label, whose, sample["view"], _region(sample), _lie(sample)) if part)
+        parts = (label, whose, sample["view"], _region(sample), _lie(sample), sample["record_id"])
+        return ", ".join(part for part in parts if part)
 
 
 def _place(sample: pd.Series, size: tuple[int, int]) -> str:
     """How large the region is and where on its film, which the picture alone does not tell. size: of the input (H, W)."""
-    at = f"at ({round(float(sample['wx0']))}, {round(float(sample['wy0']))})"
-    film = f"of a film of {sample['width']} x {sample['height']} px"
-    return f"{_region(sample)} {at} {film}, shown as {size[1]} x {size[0]}, {_lie(sample)}"
+    film = f"film {sample['width']} x {sample['height']} px"
+    unknown = "pixel size unknown"  # no prepared table has it
+    corner = "from the film's upper left corner"
+    return f"{_region(sample)} {corner}; {film}, {unknown}; shown as {size[1]} x {size[0]} px, {_lie(sample)}"
 
 
 def _region(sample: pd.Series) -> str:
     x0, y0, x1, y1 = (round(float(sample[name])) for name in ("wx0", "wy0", "wx1", "wy1"))
-    return f"region {x1 - x0} x {y1 - y0} px"
+    return f"region {x1 - x0} x {y1 - y0} px (film) at x {x0}, y {y0}"
 
 
 def _lie(sample: pd.Series) -> str:

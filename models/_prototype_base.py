@@ -53,6 +53,7 @@ class PrototypeMethod(MalignancyHead):
     """Has a trunk, prototypes (M, C) of `classes`, and a last layer h1 without bias; a subclass says how it looks."""
 
     measure: ClassVar[Literal["l2", "cosine"]] = "l2"  # what a projection searches by
+    map_word: ClassVar[str] = "similarity"  # what pictures call a cell of a map
     any_class: bool = False  # may a prototype become a patch of another class
     projection_norm: InputNorm | None = None  # of the images that patches are searched in; None: as in training
     trunk: Trunk
@@ -110,6 +111,15 @@ class PrototypeMethod(MalignancyHead):
     def pooling(self, j: int) -> str:
         """In words, how s_j comes from the cells of the map."""
         raise NotImplementedError
+
+    @property
+    def score_word(self) -> str:
+        """What pictures call s_j."""
+        return "similarity"
+
+    def own_score(self, j: int) -> str:
+        """In words, what s_j of prototype j's own training picture is."""
+        return f"{self.score_word} to its own picture"
 
     def nearest(self, image_B1HW: Tensor) -> Tensor:
         """(B, M): the smallest distance of each image to each prototype, as the knn rule of pruning ranks them."""
@@ -365,6 +375,9 @@ class PrototypeMethod(MalignancyHead):
     def artifacts(self) -> dict[str, list[Panel]]:
         """A gallery of the prototypes: each as the training patch that it is, and its map there."""
         return {"prototypes": panels.gallery(self)}
+
+    def notes(self) -> dict[str, str]:
+        return {"prototypes": panels.tally(self)}
 
 
 def stretches(joint_epochs: int, push_every: int) -> list[int]:

@@ -69,6 +69,7 @@ class FpnIaiaBl(PrototypeMethod):
     version = 1
     Config = FpnConfig
     measure = "cosine"
+    map_word = "cosine"
     level_M: Tensor
 
     def __init__(self, config: FpnConfig, task: Task) -> None:
@@ -259,6 +260,15 @@ class FpnIaiaBl(PrototypeMethod):
     def pooling(self, j: int) -> str:
         top = panels.highest(self.k[self.level_of(j)])
         return f"{top}, less the mean of all" if self.config.score == "focal" else top
+
+    @property
+    def score_word(self) -> str:
+        return "focal similarity" if self.config.score == "focal" else super().score_word
+
+    def own_score(self, j: int) -> str:
+        if self.config.score != "focal":
+            return super().own_score(j)
+        return "focal similarity in its own picture: what stands over that map's mean, so no ceiling"
 
     def nearest(self, image_B1HW: Tensor) -> Tensor:
         seen = self.look(image_B1HW)

@@ -151,7 +151,7 @@ class Variant:
 
 @dataclass
 class Panel:
-    """One picture of an explanation, as arrays. image in [0, 1]; outline 1 on the lesion; box x0 y0 x1 y1."""
+    """One picture of an explanation, as arrays. image in [0, 1]; outline 1 on the lesion; box, cell x0 y0 x1 y1."""
 
     title: str
     image: np.ndarray  # (H, W)
@@ -163,6 +163,8 @@ class Panel:
     beside: str = ""  # words at its right; their lines and columns are kept
     line: int = 0  # pictures of a case, or of a page, stand on lines of their own
     training_row: int | None = None  # what it shows: a row of the training table; None: the sample that is explained
+    cell: tuple[float, float, float, float] | None = None  # one cell of a map, in a frame of its own
+    faded: bool = False  # of a part of the model that was taken out
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ class Method(nn.Module):
     card: ClassVar[Card]  # set by the registry from the module's CARD
     version: ClassVar[int] = 1
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    map_titles: ClassVar[Mapping[str, str]] = {}  # what pictures call a map of `maps`; without one its own name
 
     def __init__(self, config: MethodConfig, task: Task) -> None:
         super().__init__()
@@ -329,12 +332,17 @@ class Method(nn.Module):
             name = self.task.classes[int(predicted[i])]
             row = [Panel("image", image)]  # nothing drawn over what a reader is to judge
             for key, value in maps.items():
-                row.append(Panel(f"{key}: {name}", image, map=scale01(value[i]).float().cpu().numpy(), outline=outline))
+                title = f"{self.map_titles.get(key, key)}: {name}"
+                row.append(Panel(title, image, map=scale01(value[i]).float().cpu().numpy(), outline=outline))
             rows.append(row)
         return rows
 
     def artifacts(self) -> dict[str, list[Panel]]:
         """Pictures of the trained model itself (a prototypes gallery): page name -> panels."""
+        return {}
+
+    def notes(self) -> dict[str, str]:
+        """What the head of such a page says of all its pictures together: page name -> a paragraph."""
         return {}
 
     # ---- helpers ------------------------------------------------------------------------------------------------

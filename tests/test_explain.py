@@ -9,7 +9,7 @@ from PIL import Image
 
 from bench.explain import plots
 from bench.explain.choose import choose
-from bench.explain.panels import WARNING, WRONG, Words, draw_gallery, draw_panels
+from bench.explain.panels import WARNING, WRONG, Words, below, draw_gallery, draw_panels
 from bench.metrics import Frame, confusion
 from data.errors import MachineError
 from models.method import Panel
@@ -86,11 +86,23 @@ def test_the_same_panels_give_the_same_picture(tmp_path: Path) -> None:
         {"outline": np.zeros((32, 32))},
         {"outline": np.ones((32, 32))},
         {"image": np.random.default_rng(0).random((20, 44)), "outline": None},
+        {"cell": (0.0, 0.0, 4.0, 4.0), "faded": True},
         {"caption": "word " * 40, "title": "a title that is much longer than the picture is wide " * 2},
     ],
 )
 def test_odd_panels_are_drawn_too(odd: dict[str, object], tmp_path: Path) -> None:
     assert draw_panels([[panel(**odd)]], tmp_path / "odd.png", title="odd").stat().st_size > 1000
+
+
+def test_a_share_on_the_lesion_stands_beside_what_a_dot_in_the_middle_gets() -> None:
+    """A lesion in the middle: the dot has it all; one in a corner: nothing."""
+    corner = np.zeros((32, 32))
+    corner[:12, :12] = 1
+    towards = -np.add.outer(np.arange(8), np.arange(8))
+    said = "100% on the lesion; a dot in the middle gets 0%, and the lesion covers 14%"
+    assert said in below(panel(map=towards, outline=corner))
+    assert "a dot in the middle gets 100%, and the lesion covers 14%" in below(panel(map=np.eye(4)))
+    assert "dot" not in below(panel(map=np.eye(4), outline=None))
 
 
 def test_a_gallery_is_a_grid(tmp_path: Path) -> None:

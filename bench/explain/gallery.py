@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.explain.panels import WARNING, below, lines_of, picture, reading_rules, whole
+from bench.explain.panels import CAUTION, WARNING, below, lines_of, picture, reading_rules, whole
 
 if TYPE_CHECKING:
     from models.method import Panel
@@ -32,6 +32,7 @@ def render(panels: Sequence[Panel], title: str, notes: Sequence[str]) -> str:
     return environment.get_template("gallery.html.j2").render(
         title=title,
         warning=WARNING,
+        caution=CAUTION,
         notes=[*notes, reading_rules(panels)],
         entries=[_entry(line) for line in lines_of(panels)],
     )

@@ -6,6 +6,7 @@ Shapes: H W pixels of the method's input, h w cells of a map. Lengths on paper a
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.metrics.explain import most_active, precision, upsample
+from bench.metrics.explain import blind_maps, most_active, precision, upsample
 from data.errors import MachineError
 
 if TYPE_CHECKING:
@@ -27,15 +28,21 @@ if TYPE_CHECKING:
     from models.method import Panel
 
 WARNING = "Not for clinical use."
+CAUTION = "A plausible picture is not the reason for a decision: see docs/explanations.md."
 WRONG = "not correct"
 SIDES = {"L": "left breast", "R": "right breast"}
 COLOURS = "viridis"  # even in brightness, so it reads the same in grey and for the colour-blind
 OUTLINE, HALO = "#ff9e1b", "black"  # orange on black: not among viridis's colours, visible on dark and on bright tissue
+FRAME = "white"  # of a single cell, on black as well
+FADED = 0.6  # of white over a picture that has no part in any decision
+SOFT = "#59636e"
 ALPHA = 0.45  # of a map over its image
 TISSUE = "0.4"  # grey behind the colours of a bar: as they look over tissue
 CELL, TEXT = 2.3, 2.05  # side of a picture with its margin, width of the words at the left of a case
 SIDE = CELL - 0.15  # of a picture
 BESIDE, LETTER, STEP = 3.1, 0.063, 0.135  # words at the right of a line: width, that of a letter, height of a line
+TITLE = 0.13  # height of a line
+NOTE, ROW = 0.052, 0.125  # of the small print above and below: width of a letter, height of a line
 META = {"Software": None, "Description": WARNING}  # of a PNG: no date, so that the same pictures are the same bytes
 
 
@@ -68,17 +75,21 @@ class Words:
         verdict = ""
         if self.truth not in ("", "unknown") and self.predicted:
             verdict = "correct" if self.truth == self.predicted else WRONG
-        small = [*textwrap.wrap(self.place, 36), self.record]
-        return [line for line in (where, self.truth and f"truth: {self.truth}", said, verdict, *small) if line]
+        return [line for line in (where, self.truth and f"truth: {self.truth}", said, verdict) if line]
+
+    def small(self) -> list[str]:
+        """Where the region lies, and which record it is of."""
+        return [line for text in (self.place, self.record) for line in _wrapped(text, 36).split("\n") if line]
 
 
 def draw_panels(
-    cases: Sequence[Sequence[Panel]], path: Path, *, title: str, words: Sequence[Words] | None = None, note: str = ""
-) -> Path:
+    cases: Sequence[Sequence[Panel]], path: Path, *,
+    title: str, words: Sequence[Words] | None = None, header: str = "", note: str = "",
+) -> Path:  # fmt: skip
     """The pictures of each case on as many lines as they name, what is known of it on its left; as PNG, whole or not at all.
 
-    note: how the cases were chosen, e.g. "seeded choice, stratified by label and right/wrong". Raises MachineError when
-    the file cannot be written.
+    header: below the title, what the network was given; note: at the foot, how the cases were chosen, e.g. "seeded choice,
+    stratified by label and right/wrong". Raises MachineError when the file cannot be written.
     """
     if not cases:
         raise ValueError("no panels to draw")
@@ -88,22 +99,27 @@ def draw_panels(
     left, right = TEXT if words else 0.15, BESIDE if any(panel.beside for panel in panels) else 0.15
     width = max(left + columns * CELL + right, 6.2)
     heights = [[_height(line, width - left - len(line) * CELL) for line in block] for block in blocks]
-    figure, size = _figure(width, [height for block in heights for height in block])
-    top = size[1] - 0.82
+    head = textwrap.wrap(header, int(width / NOTE))
+    foot = [part for text in (note, reading_rules(panels)) for part in textwrap.wrap(text, int(width / NOTE))]
+    above, below_them = 0.82 + ROW * len(head), 0.4 + ROW * len(foot)
+    figure, size = _figure(width, above + sum(height for block in heights for height in block) + below_them)
+    top = size[1] - above
     for i, block in enumerate(blocks):
         if words:
             _words(figure, words[i], 0.15, top, size)
         for line, height in zip(block, heights[i], strict=True):
             _line(figure, line, left, top, size)
             top -= height
-    _frame(figure, size, title, note, panels)
+    _frame(figure, size, title, head, foot)
     return whole(path, lambda temporary: figure.savefig(temporary, format="png", metadata=META))
 
 
-def draw_gallery(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 6, note: str = "") -> Path:
+def draw_gallery(
+    panels: Sequence[Panel], path: Path, *, title: str, columns: int = 6, header: str = "", note: str = ""
+) -> Path:
     """Pictures of the model itself, e.g. each prototype with the training image that it comes from, in a grid."""
     grid = [replace(panel, line=i // columns, beside="") for i, panel in enumerate(panels)]
-    return draw_panels([grid], path, title=title, note=note)
+    return draw_panels([grid], path, title=title, header=header, note=note)
 
 
 def picture(panel: Panel) -> bytes:
@@ -134,9 +150,10 @@ def below(panel: Panel) -> str:
         cells += ", all alike: it shows nothing"
     elif panel.outline is not None and np.any(panel.outline > 0):
         top = most_active(upsample(np.asarray(panel.map, dtype=float)[None], panel.outline.shape))
-        share = float(precision(top, panel.outline[None])[0])
-        covers = float(panel.outline.mean())
-        cells += f"; of its top 5%, {share:.0%} on the lesion, which covers {covers:.0%}"
+        dot = most_active(blind_maps(panel.outline.shape)["centre"][None])
+        share, blind = (float(precision(each, panel.outline[None])[0]) for each in (top, dot))
+        cells += f"; of its top 5%, {share:.0%} on the lesion; a dot in the middle gets {blind:.0%}"
+        cells += f", and the lesion covers {panel.outline.mean():.0%}"
     return "; ".join(part for part in (panel.caption, cells) if part)
 
 
@@ -156,10 +173,11 @@ def whole(path: Path, write: Callable[[Path], Any]) -> Path:
 # ---- lines and pictures ---------------------------------------------------------------------------------------------
 def _line(figure: Figure, line: Sequence[Panel], left: float, top: float, size: tuple[float, float]) -> None:
     """Pictures side by side from `left` on, and at their right the words that belong there."""
+    top -= TITLE * (_titles(line) - 1)  # there is room for one above
     for j, panel in enumerate(line):
         axes = figure.add_axes(_share((left + j * CELL + 0.05, top - SIDE, SIDE, SIDE), size))
         _picture(axes, panel)
-        axes.set_title(_wrapped(panel.title, 34), fontsize=8, pad=3)
+        axes.set_title(_wrapped(panel.title, 38), fontsize=8, pad=3, color=SOFT if panel.faded else "black")
         axes.set_xlabel(_wrapped(below(panel), 38), fontsize=7, labelpad=15 if panel.map is not None else 3)
     x = left + len(line) * CELL + 0.05
     for i, text in enumerate(_beside(line, size[0] - x)):
@@ -170,9 +188,13 @@ def _line(figure: Figure, line: Sequence[Panel], left: float, top: float, size: 
 def _height(line: Sequence[Panel], room: float) -> float:
     """Of pictures, titles and captions, or of the words at the right where those are longer."""
     captions = max(_wrapped(below(panel), 38).count("\n") + 2 for panel in line)
-    titles = max(_wrapped(panel.title, 34).count("\n") + 1 for panel in line)
     bar = 0.16 * any(panel.map is not None for panel in line)
-    return max(SIDE + bar + 0.125 * captions, STEP * len(_beside(line, room)) + 0.1) + 0.13 * titles + 0.06
+    return max(SIDE + bar + 0.125 * captions, STEP * len(_beside(line, room)) + 0.1) + TITLE * _titles(line) + 0.06
+
+
+def _titles(line: Sequence[Panel]) -> int:
+    """Lines of the longest title."""
+    return max(_wrapped(panel.title, 38).count("\n") + 1 for panel in line)
 
 
 def _beside(line: Sequence[Panel], room: float) -> list[str]:
@@ -201,6 +223,12 @@ def _picture(axes: Axes, panel: Panel) -> None:
         x0, y0, x1, y1 = panel.box
         for colour, thick in ((HALO, 2.0), (OUTLINE, 1.1)):
             axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thick, ls="--"))
+    if panel.cell is not None:
+        x0, y0, x1, y1 = panel.cell
+        for colour, thick in ((HALO, 2.6), (FRAME, 1.3)):
+            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thick))
+    if panel.faded:
+        axes.add_patch(Rectangle((0, 0), width, height, fc="white", alpha=FADED, zorder=5))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_xticks([])
@@ -234,26 +262,28 @@ def _bar(axes: Axes, panel: Panel) -> None:
 
 
 def _wrapped(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width)) if text else ""
+    """Lines of a width; 21 x 13 px and a record's id stay on one where they can."""
+    kept = re.sub(
+        r"(?<=\d) x (?=\d)|(?<=\b[xy]) (?=\d)|(?<=\d) (?=px\b)", lambda gap: gap[0].replace(" ", "\xa0"), text
+    )
+    return "\n".join(textwrap.wrap(kept, width, break_on_hyphens=False))
 
 
 def _words(figure: Figure, words: Words, x: float, y: float, size: tuple[float, float]) -> None:
-    for i, line in enumerate(words.lines()):
-        weight = "bold" if line == WRONG else "normal"
-        small = line == words.record or line in words.place
-        figure.text(
-            x / size[0], (y - 0.17 * i) / size[1], line, fontsize=6 if small else 8, va="top", weight=weight,
-            color="#59636e" if small else "black",
-        )  # fmt: skip
+    lines = [(text, 8, "black") for text in words.lines()] + [(text, 6, SOFT) for text in words.small()]
+    for i, (text, letter, colour) in enumerate(lines):
+        weight = "bold" if text == WRONG else "normal"
+        at = x / size[0], (y - 0.17 * i) / size[1]
+        figure.text(*at, text, fontsize=letter, va="top", weight=weight, color=colour)
 
 
-def _frame(figure: Figure, size: tuple[float, float], title: str, note: str, panels: Sequence[Panel]) -> None:
-    """Title above, warning and reading rules below."""
-    figure.text(0.15 / size[0], 1 - 0.24 / size[1], title, fontsize=11, weight="bold", va="center")
-    figure.text(0.15 / size[0], 1 - 0.42 / size[1], WARNING, fontsize=9, weight="bold", va="center", color="#8a1c1c")
-    text = "\n".join(part for part in (note, reading_rules(panels)) if part)
-    lines = [part for each in text.split("\n") for part in textwrap.wrap(each, int(size[0] / 0.052))]
-    figure.text(0.15 / size[0], 0.12 / size[1], "\n".join(lines), fontsize=7, va="bottom", color="#333333")
+def _frame(figure: Figure, size: tuple[float, float], title: str, head: Sequence[str], foot: Sequence[str]) -> None:
+    """Title, warning and what the network was given above, reading rules below."""
+    x = 0.15 / size[0]
+    figure.text(x, 1 - 0.24 / size[1], title, fontsize=11, weight="bold", va="center")
+    figure.text(x, 1 - 0.42 / size[1], WARNING, fontsize=9, weight="bold", va="center", color="#8a1c1c")
+    figure.text(x, 1 - 0.52 / size[1], "\n".join(head), fontsize=7.5, va="top")
+    figure.text(x, 0.12 / size[1], "\n".join(foot), fontsize=7, va="bottom", color="#333333")
 
 
 def reading_rules(panels: Sequence[Panel]) -> str:
@@ -266,6 +296,10 @@ def reading_rules(panels: Sequence[Panel]) -> str:
         rules.append("Solid line: the annotated lesion.")
     if any(panel.box is not None for panel in panels):
         rules.append("Dashed: the part named below it.")
+    if any(panel.cell is not None for panel in panels):
+        rules.append("White frame: the one cell named below it.")
+    if any(panel.faded for panel in panels):
+        rules.append("Pale: taken out by pruning, no part in any score.")
     maps = [panel for panel in panels if panel.map is not None]
     if any(panel.scale is not None for panel in maps):
         rules.append(
@@ -273,13 +307,13 @@ def reading_rules(panels: Sequence[Panel]) -> str:
         )
     if any(panel.scale is None for panel in maps):
         rules.append("A map without numbers is scaled to its own range: its colours do not compare with another's.")
-    return " ".join(rules)
+    return " ".join([*rules, CAUTION])
 
 
-def _figure(width: float, heights: Sequence[float]) -> tuple[Any, tuple[float, float]]:
+def _figure(width: float, height: float) -> tuple[Any, tuple[float, float]]:
     from matplotlib.figure import Figure
 
-    size = (width, sum(heights) + 1.35)
+    size = (width, height)
     return Figure(figsize=size, dpi=130, facecolor="white"), size
 
 
