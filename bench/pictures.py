@@ -122,10 +122,16 @@ def _panels(
     for name, panels in pages.items():
         title, named = f"{what}: {name}, seed {job.spec.seed}", sources.named(panels)
         said = [part for part in (notes.get(name), sources.note) if part]
-        page = write_gallery(named, folder / f"{name}.html", title=title, notes=[header, *said])
+        page = write_gallery(named, folder / f"{name}.html", title=title, notes=[header, *said, *_facts(method)])
         note = " ".join([*said, f"{page.name} beside this picture says more of each."])
         files += [draw_gallery(named, folder / f"{name}.png", title=title, header=header, note=note), page]
     return files
+
+
+def _facts(method: Any) -> list[str]:
+    """What the network says of itself, as a line for its page."""
+    said = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in method.facts().items()]
+    return [f"Of the trained network: {', '.join(said)}."] if said else []
 
 
 def _given(frame: Frame) -> str:

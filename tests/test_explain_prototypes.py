@@ -1,5 +1,6 @@
 """What prototype networks show of a case and of themselves: sums that add up, outlines, sources, one page that stands alone."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -294,3 +295,13 @@ def test_pictures_say_what_was_given_and_what_the_whole_side_holds(drawn: list[P
     right = quick(frame)["accuracy"].value
     assert f"in all {right:.2f} right, guessing = 0.33" in _verdicts(frame)
     assert sum(a for a, _ in counts) == round(right * len(frame.labelled().predictions))
+
+
+def test_coefficients_of_malignancy_stand_in_the_record_and_on_the_page(drawn: list[Path]) -> None:
+    """Paper 002, Eq. 10, prints them times 100; three margins and an intercept."""
+    last = json.loads((drawn[0].parent.parent / "run" / "last.json").read_text())
+    found = {name: value for name, value in last["system"].items() if name.startswith("network/malignancy_")}
+    assert [name.split("_")[1] for name in found] == ["circumscribed", "indistinct", "spiculated", "intercept"]
+    page = drawn[-1].read_text("utf-8")
+    assert all(f"malignancy {name.split('_')[1]} x100 {value:.4g}" in page for name, value in found.items())
+    assert last["system"]["network/prototypes"] > 0 and last["system"]["network/projection_distance"] > 0
