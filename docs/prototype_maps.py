@@ -1,12 +1,13 @@
-"""Where prototypes look, by their level and class, of the finished runs of a suite; as Markdown tables.
+"""Where networks look, by level and class of their prototypes and by kind of map, of a suite's finished runs; as Markdown tables.
 
 python -m docs.prototype_maps OUT --arms fpn_iaia_bl,fpn_iaia_bl_0 --by level,class
 python -m docs.prototype_maps OUT --arms fpn_iaia_bl,fpn_iaia_bl_0 --pairs
 python -m docs.prototype_maps OUT --arms fpn_iaia_bl,iaia_bl --moved
+python -m docs.prototype_maps OUT --arms vgg16,vgg16_mask --maps
 
 --by: of the test frames, maps of prototypes of the sample's class. --pairs: every class's prototypes on samples of every
 class, drawn again by the trained networks, on the validation side, which any look may be taken at. --moved: how far the
-last projection moved the prototypes.
+last projection moved the prototypes. --maps: of the test frames, each of the method's own maps, of the true class.
 """
 
 import argparse
@@ -29,8 +30,9 @@ from bench.leaderboard.table import pipe
 from bench.metrics import Frame
 from bench.metrics.agreement import ratio
 from bench.metrics.combine import estimate
-from bench.metrics.explain import most_active, pair_table, upsample
+from bench.metrics.explain import SCALES, activation_precision, most_active, pair_table, upsample
 from bench.metrics.frame import ROW_KEY
+from bench.metrics.maps import UNTRAINED
 from bench.metrics.parts import Part, part_of_totals
 from bench.pictures import job_file
 from bench.tracking import Tracker
@@ -94,6 +96,19 @@ def _mean(parts: Sequence[pd.DataFrame], column: str) -> object:
         who = (part[name].to_numpy() for name in ("patient", "fold", "label"))
         made.append(part_of_totals(rows, *who, ratio, n=len(part.drop_duplicates(list(ROW_KEY))), lowest=-np.inf))
     return estimate(made)
+
+
+# ---- kinds of maps -----------------------------------------------------------------------------------------------
+def by_map(frames: Sequence[Frame]) -> Iterator[str]:
+    """Activation precision of each of a method's own maps, of which a leaderboard's row shows one."""
+    assert frames[0].maps is not None
+    entries = frames[0].maps.entries
+    own = entries[(entries["source"] == "") & ~entries["map"].str.startswith(UNTRAINED)]
+    yield pipe(["map", "activation precision, lesion", "the same, fine annotation"])
+    yield pipe(["---"] * 3)
+    for name in dict.fromkeys(own["map"]):
+        said = [str(estimate([activation_precision(frame, scale, name=name) for frame in frames])) for scale in SCALES]
+        yield pipe([name, *said])
 
 
 # ---- class against class -----------------------------------------------------------------------------------------
@@ -195,6 +210,7 @@ def main(words: Sequence[str]) -> int:
     what.add_argument("--by", help="level, class or both, comma-separated")
     what.add_argument("--pairs", action="store_true", help="class of sample against class of prototype")
     what.add_argument("--moved", action="store_true", help="how far projection moved prototypes")
+    what.add_argument("--maps", action="store_true", help="activation precision of each kind of map")
     asked = parser.parse_args(words)
     try:
         keys = [{"class": "named"}.get(key, key) for key in (asked.by or "level").split(",")]
@@ -209,7 +225,9 @@ def main(words: Sequence[str]) -> int:
         for arm in asked.arms.split(","):
             runs = runs_of(found, arm)
             print(f"`{arm}`, {len(runs)} seeds\n")
-            if asked.moved:
+            if asked.maps:
+                lines = by_map([run.load() for run in runs if run.load is not None])
+            elif asked.moved:
                 lines = moved(home, tracker, runs)
             elif asked.pairs:
                 lines = class_pairs([pairs_of(home, tracker, run) for run in runs])

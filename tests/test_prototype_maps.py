@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from bench.metrics import Frame
+from bench.metrics.combine import estimate
+from bench.metrics.explain import activation_precision
 from bench.metrics.frame import pack_masks
 from bench.metrics.maps import MapBuilder
 from data.tracks import TRACKS
-from docs.prototype_maps import _inside_and_outside, by_groups, main, table_of
+from docs.prototype_maps import _inside_and_outside, by_groups, by_map, main, table_of
 from tests.toy_evidence import evidence_table
-from tests.toy_frames import samples
+from tests.toy_frames import mapped_frame, samples
 
 SIZE = 20
 FINE, COARSE = "level 2", "level 5"
@@ -56,6 +58,13 @@ def test_a_line_of_each_level_with_interval_and_n() -> None:
     lines = list(by_groups([table_of(frame(seed)) for seed in (1, 2)], ["level", "named"]))
     assert len(lines) == 2 + 6
     assert lines[2].startswith("| 2 | circumscribed | 2 | 1 | 1.000") and "n=" in lines[2]
+
+
+def test_a_line_of_each_of_the_methods_own_maps() -> None:
+    lines = list(by_map([mapped_frame(seed) for seed in (1, 2)]))
+    [line] = lines[2:]
+    expected = estimate([activation_precision(mapped_frame(seed), "lesion", name="own") for seed in (1, 2)])
+    assert line.startswith(f"| own | {expected} |")
 
 
 def test_activation_inside_and_outside_of_a_mask() -> None:
