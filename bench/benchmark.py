@@ -109,7 +109,7 @@ class Benchmark:
         """Sweeps one after the other, then all finals together. A cell that fails does not keep the others waiting."""
         search = self.suite.search
         plan = SweepPlan(
-            trials=search.trials, scheduler=search.scheduler, arm=search.arm, time_budget_s=search.seconds,
+            trials=search.trials, scheduler=search.scheduler, sampler=search.sampler, time_budget_s=search.seconds,
             max_concurrent=self.app.max_concurrent,
         )  # fmt: skip
         finals: list[tuple[Ready, FinalPlan]] = []

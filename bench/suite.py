@@ -24,7 +24,7 @@ class Search(Strict):
         default=None, gt=0, allow_inf_nan=False
     )  # machine-seconds a sweep may spend, prerequisites included
     scheduler: Literal["asha", "none"] = "asha"
-    arm: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random"] = "tpe"
 
 
 class Final(Strict):

@@ -33,7 +33,7 @@ class SweepPlan:
     objectives: tuple[str, ...] = ("auroc_mean",)
     readings: bool = False
     scheduler: Literal["asha", "none"] = "asha"
-    arm: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random"] = "tpe"
     time_budget_s: float | None = None
     extend: bool = False
     max_concurrent: int | None = None
@@ -108,7 +108,7 @@ def run_sweep(
     wanted = searched(plan.objectives)
     with DurableSearch(
         study=study, storage=storage, space=lambda trial: search_spaces.suggest(name, trial, still, plan.readings),
-        make_job=_job_maker(ready, plan, study, jobs), objectives=wanted, trials=plan.trials, seed=0, sampler=plan.arm,
+        make_job=_job_maker(ready, plan, study, jobs), objectives=wanted, trials=plan.trials, seed=0, sampler=plan.sampler,
         published=published, recorded=lambda n: _recorded(known.get(n), wanted),
     ) as search:  # fmt: skip
         _check_extend(search, plan, study)  # before the record is touched: what is refused leaves the sweep as it is
@@ -116,7 +116,7 @@ def run_sweep(
             ready.task.track.name, name=f"sweep {ready.cell}", kind="sweep", identity=study,
             params={
                 "trials": plan.trials, "objectives": ",".join(plan.objectives), "readings": plan.readings,
-                "scheduler": plan.scheduler, "arm": plan.arm,
+                "scheduler": plan.scheduler, "sampler": plan.sampler,
             },
             tags={"method": ready.cell.method, **ready.cell.arm_tag, "dataset": ready.cell.dataset, "study": study},
         )  # fmt: skip

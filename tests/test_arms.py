@@ -25,7 +25,8 @@ from data.errors import ConfigError
 from docs.ablation import main
 from tests.board_samples import arm_of, five, frame_of, row_of
 from tests.cli import here
-from tests.toy_engine import OPTIONS, SIZE, Tiny
+from tests.toy_cells import LINEAR, toy_cell
+from tests.toy_engine import Tiny
 
 SUITE = """
 name: arms
@@ -138,15 +139,6 @@ def test_a_dry_run_names_arms(tmp_path: Path) -> None:
 
 
 # ---- the ledger -----------------------------------------------------------------------------------------------------
-def toy_cell(**changes: Any) -> Cell:
-    budget = {"width": 0.0625, "size": SIZE, "batch": 12, "samples": None, "weights": "none", "trunk_blocks": 4}
-    settings = {"head": "pool_linear", "epochs": 1, "norm": "batch", "lr": 1e-3, **changes.pop("settings", {})}
-    return Cell(
-        method="vgg16", dataset="phantom", track="margin", options=OPTIONS,
-        roi={"strategy": "box_scale", "scale": 1.6}, budget=budget, settings=settings, **changes,
-    )  # fmt: skip
-
-
 def plan_of(ready: Ready, **changes: Any) -> FinalPlan:
     return FinalPlan(ready.base, seeds=2, **changes)
 
@@ -162,7 +154,7 @@ def test_one_split_has_one_registration_and_counts_every_look(tiny: Tiny, tmp_pa
     """Data of arms may differ in their hash; the films that judge are the same."""
     home = Home.at(tmp_path)
     first = Ready(home, toy_cell(), tiny.prepared)
-    second = Ready(home, toy_cell(arm="b", settings={"lr": 2e-3}), other_labels(tiny.prepared))
+    second = Ready(home, toy_cell(arm="b", settings={**LINEAR, "lr": 2e-3}), other_labels(tiny.prepared))
     assert first.prepared.data_hash != second.prepared.data_hash and first.split.hash == second.split.hash
     register(first, Primary(reference="vgg16", contrast="b"))
     for ready in (first, second):

@@ -18,16 +18,10 @@ from bench.metrics import Estimate, Frame
 from data.errors import DataError
 from models.method import Stage
 from tests.toy import toy_batch, toy_method
-from tests.toy_engine import ROI, SIZE, Staged, Tiny, staged
+from tests.toy_engine import ROI, SIZE, Staged, Tiny, content, staged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = Settings(seed=3)
-
-
-def content(report: EpochReport) -> dict[str, Any]:
-    """What a report says of the training, without rates and times."""
-    kept = ("stage", "epoch", "number", "total", "selectable", "final", "terms", "metrics")
-    return {name: getattr(report, name) for name in kept}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

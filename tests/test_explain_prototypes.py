@@ -17,12 +17,12 @@ from bench.home import Home
 from bench.metrics import Frame, quick
 from bench.pictures import _given, _panels, _verdicts
 from bench.plan import Ready
-from bench.suite import Cell
 from data.batch import Batch
 from data.cache import prepare
 from data.inputs import Roi
 from models.method import Panel
 from tests.toy import toy_batch, toy_method, train_all
+from tests.toy_cells import WINDOW, toy_cell
 from tests.toy_engine import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -250,15 +250,11 @@ def test_the_page_stands_alone_and_escapes_what_comes_from_data(tmp_path: Path) 
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Pictures of a run whose regions of right breasts are mirrored."""
     folder = tmp_path_factory.mktemp("runs")
-    roi = {"strategy": "box_scale", "scale": 1.6, "flip": "right_breasts"}
+    roi = {**WINDOW, "flip": "right_breasts"}
     prepared = prepare("phantom", None, OPTIONS, folder / "cache", roi=Roi.model_validate(roi), size=(SIZE, SIZE))
-    budget = {"width": 0.0625, "size": SIZE, "batch": 12, "samples": None, "weights": "none", "trunk_blocks": 4}
     settings: dict[str, Any] = {"warm_epochs": 1, "joint_epochs": 1, "push_every": 1, "h1_epochs": 1}
     settings |= {"prune": {"h1_epochs": 1}, "mal_head": {"penalty": "l2"}, "prototype_init": "lesion_patches"}
-    cell = Cell(
-        method="iaia_bl", dataset="phantom", track="margin", options=OPTIONS, roi=roi, budget=budget, settings=settings
-    )  # fmt: skip
-    ready = Ready(Home.at(folder), cell, prepared)
+    ready = Ready(Home.at(folder), toy_cell("iaia_bl", settings, size=SIZE, roi=roi), prepared)
     job: Job = ready.job(ready.spec(ready.base, seed=1), folder / "run").model_copy(update={"tracks": ("margin",)})
     list(train_run(job))
     method = trained(job, open_data(job))

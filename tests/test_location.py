@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 from bench import metrics
 from bench.metrics import Frame, MapBuilder, MapTable, combine, explain, pack_masks
 from bench.metrics.maps import UNTRAINED
-from tests.toy_frames import mapped_frame, samples, toy_frame
+from tests.toy_frames import mapped_frame, samples, toy_frame, value_of
 
 LOCATED = [name for name in metrics.METRICS if name.startswith(("pointing_game", "energy_in_mask"))]
-
-
-def value_of(frame: Frame, name: str) -> float:
-    found = metrics.compute(frame, [name])
-    assert name in found, metrics.unavailable(frame, [name])
-    value = found[name].value
-    assert value is not None
-    return value
 
 
 def score(name: explain.Score, one: np.ndarray, mask: np.ndarray) -> float:

@@ -15,10 +15,10 @@ from bench.home import Home
 from bench.metrics import Frame, compute
 from bench.objectives import check_rows, searched
 from bench.plan import Ready
-from bench.suite import Cell
 from bench.sweep_result import document, draw_front
 from data.errors import ConfigError
-from tests.toy_engine import OPTIONS, SIZE, Tiny
+from tests.toy_cells import toy_cell
+from tests.toy_engine import Tiny
 
 TWO = ("auroc_mean", "activation_precision_lesion")
 METRICS = [f"validation/{name}" for name in TWO]
@@ -27,12 +27,7 @@ METRICS = [f"validation/{name}" for name in TWO]
 @pytest.fixture(scope="module")
 def ready(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     """A cell of vgg16 at toy size on the tiny phantom."""
-    budget = {"width": 0.0625, "size": SIZE, "batch": 12, "samples": None, "weights": "none", "trunk_blocks": 4}
-    cell = Cell(
-        method="vgg16", dataset="phantom", track="margin", options=OPTIONS, roi={"strategy": "box_scale", "scale": 1.6},
-        budget=budget, settings={"head": "pool_linear", "epochs": 1, "norm": "batch"},
-    )  # fmt: skip
-    return Ready(Home.at(tmp_path_factory.mktemp("runs")), cell, tiny.prepared)
+    return Ready(Home.at(tmp_path_factory.mktemp("runs")), toy_cell(), tiny.prepared)
 
 
 # ---- a trial's last report --------------------------------------------------------------------------------------------

@@ -12,18 +12,10 @@ from scipy.special import expit
 from bench import metrics
 from bench.metrics import Estimate, Frame, prototypes
 from tests.toy_evidence import evidence_frame
-from tests.toy_frames import samples, toy_frame
+from tests.toy_frames import samples, toy_frame, value_of
 
 NAMES = [name for name, metric in metrics.METRICS.items() if "evidence" in metric.needs]
 FACTS = ["prototype_duplicates", "prototype_dead", "prototype_purity", "prototype_purity_chance"]
-
-
-def value_of(frame: Frame, name: str) -> float:
-    found = metrics.compute(frame, [name])
-    assert name in found, metrics.unavailable(frame, [name])
-    value = found[name].value
-    assert value is not None
-    return value
 
 
 def random_frame(seed: int = 0, rows: int = 40, kinds: tuple[int, ...] = (0, 0, 0, 1, 1, 2, 2, -1)) -> Frame:

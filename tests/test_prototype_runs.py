@@ -1,7 +1,6 @@
 """Prototype networks through the engine: resumed in any stage, on several workers, the last layer without the trunk."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from bench.engine.loop import Settings, fit
-from bench.engine.report import EpochReport
 from bench.engine.worker import Worker
 from data.batch import Batch
 from models.method import Method
 from tests.toy import as_double, toy_method
-from tests.toy_engine import ROI, Tiny
+from tests.toy_engine import ROI, Tiny, content
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = Settings(seed=3)
 SIZE = 32  # of the input; a pyramid needs a few cells on every level
 METHODS = ("protopnet", "iaia_bl", "fpn_iaia_bl")
@@ -31,26 +30,8 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return Tiny.make(tmp_path_factory.mktemp("tiny"))
-
-
 def net(name: str, seed: int = 0, **more: Any) -> Method:
     return toy_method(name, seed=seed, **{**SMALL, **more})
-
-
-def content(report: EpochReport) -> dict[str, Any]:
-    kept = ("stage", "epoch", "number", "total", "selectable", "final", "terms", "metrics")
-    return {name: getattr(report, name) for name in kept}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

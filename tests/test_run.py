@@ -8,18 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.config import Job, config_hash
+from bench.config import Job
 from bench.engine import checkpoint
 from bench.engine.report import EpochReport
 from bench.engine.run import build, is_done, open_data, train_run
 from bench.home import Home
-from bench.ledger import Ledger
 from bench.metrics import Frame, compute
 from bench.plan import Ready
-from bench.suite import Cell
 from data.cache import prepare
 from data.errors import DataError, LeakError
-from tests.toy_engine import OPTIONS, SIZE, Tiny, staged
+from tests.toy_cells import opened, toy_cell
+from tests.toy_engine import OPTIONS, Tiny, staged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,13 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def ready(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     """Cells of vgg16 at toy size on the tiny phantom."""
-    budget = {"width": 0.0625, "size": SIZE, "batch": 12, "samples": None, "weights": "none", "trunk_blocks": 4}
-    settings = {"head": "pool_linear", "epochs": 1, "norm": "batch", "lr": 1e-3}
-    cell = Cell(
-        method="vgg16", dataset="phantom", track="margin", options=OPTIONS,
-        roi={"strategy": "box_scale", "scale": 1.6}, budget=budget, settings=settings,
-    )  # fmt: skip
-    return Ready(Home.at(tmp_path_factory.mktemp("runs")), cell, tiny.prepared)
+    return Ready(Home.at(tmp_path_factory.mktemp("runs")), toy_cell(), tiny.prepared)
 
 
 def job_of(ready: Ready, folder: Path, **changes: Any) -> Job:
@@ -64,18 +57,6 @@ def test_a_run_without_ledger_entry_leaves_no_test_frame(finished: tuple[Job, Ep
     assert [path.name for path in (folder / "frames").iterdir()] == ["validation-margin"]
     lineage = json.loads((folder / "lineage.json").read_text())
     assert lineage["patients"] and lineage["images"]
-
-
-def opened(job: Job, folder: Path, **changes: Any) -> Job:
-    """The job with a ledger whose entry was written for it, but for `changes`."""
-    spec = job.spec
-    entry = {
-        "kind": "final", "id": "tests", "settings": config_hash(spec.model_dump(mode="json")), "tracks": ["margin"],
-        "data_hash": spec.data_hash, "split_hash": spec.split_hash, **changes,
-    }  # fmt: skip
-    ledger = Ledger(folder / "ledger.jsonl")
-    ledger.append(entry)
-    return job.model_copy(update={"ledger": str(ledger.path), "ledger_entry": "tests"})
 
 
 @pytest.mark.parametrize("changes", [{"settings": "of another config"}, {"id": "another"}, {"data_hash": "others"}])

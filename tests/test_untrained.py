@@ -19,11 +19,11 @@ from bench.home import Home
 from bench.metrics import Frame, compute, explain, unavailable
 from bench.metrics.maps import UNTRAINED
 from bench.plan import Ready
-from bench.suite import Cell
 from data.samples import Samples
 from models.method import Method
 from tests.toy import toy_batch, toy_config, toy_method, train_all
-from tests.toy_engine import OPTIONS, SIZE, Tiny
+from tests.toy_cells import LINEAR, toy_cell
+from tests.toy_engine import Tiny
 
 METHODS = models.names()
 
@@ -75,18 +75,11 @@ def test_imagenet_weights_are_not_in_the_untrained_copy(tmp_path: Path, monkeypa
 
 
 # ---- what an evaluation keeps ---------------------------------------------------------------------------------------
-def ready(tiny: Tiny, folder: Path, method: str) -> Ready:
-    budget = {"width": 0.0625, "size": SIZE, "weights": "none", "trunk_blocks": 4}
-    settings: dict[str, Any] = {"vgg16": {"head": "pool_linear", "norm": "batch"}, "protopnet": {"topk_k": 1}}[method]
-    cell = Cell(
-        method=method, dataset="phantom", track="margin", options=OPTIONS,
-        roi={"strategy": "box_scale", "scale": 1.6}, budget=budget, settings=settings,
-    )  # fmt: skip
-    return Ready(Home.at(folder), cell, tiny.prepared)
+SETTINGS = {"vgg16": LINEAR, "protopnet": {"topk_k": 1}}
 
 
 def run_of(tiny: Tiny, folder: Path, method: str, seed: int = 1) -> tuple[Job, Method, Samples]:
-    above = ready(tiny, folder, method)
+    above = Ready(Home.at(folder), toy_cell(method, SETTINGS[method]), tiny.prepared)
     job = above.job(above.spec(above.base, seed=seed), folder / "run")
     made = build(job, above.prepared)
     return job, made, tiny.training(made.inputs()).validation
@@ -102,6 +95,11 @@ def untrained_of(frame: Frame) -> pd.DataFrame:
     assert frame.maps is not None
     entries = frame.maps.entries
     return entries[entries["map"].str.startswith(UNTRAINED)]
+
+
+def masked_where(samples: Samples, kept_N: np.ndarray) -> Samples:
+    """The same samples, of which those alone have masks."""
+    return replace(samples, table=samples.table.assign(has_mask=kept_N, has_fine=kept_N))
 
 
 @pytest.mark.parametrize(("method", "judged"), [("vgg16", "gradcam"), ("protopnet", "evidence")])
@@ -141,33 +139,15 @@ def test_its_weights_follow_from_the_seed_and_not_from_the_training(tiny: Tiny, 
     assert not np.allclose(values["one"], values["other seed"])
 
 
-def test_samples_without_a_mask_get_no_untrained_map(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from bench.engine import evaluate as module
-
+def test_samples_without_a_mask_get_no_untrained_map(tiny: Tiny, tmp_path: Path) -> None:
     job, method, samples = run_of(tiny, tmp_path, "vgg16")
-    read = module._eval_batches
-
-    def without_masks(*arguments: Any) -> Any:
-        for batch in read(*arguments):
-            batch.has_mask[1:], batch.has_fine[1:] = False, False
-            yield batch
-
-    monkeypatch.setattr(module, "_eval_batches", without_masks)
-    frame = frame_of(job, method, samples)
-    assert len(untrained_of(frame)) == 1
+    kept = np.arange(len(samples)) == 0
+    frame = frame_of(job, method, masked_where(samples, kept))
+    assert list(untrained_of(frame)["record_id"]) == [samples.table["record_id"].iloc[0]]
     assert compute(frame, ["blind_random_lesion"])["blind_random_lesion"].n == 1
-    monkeypatch.setattr(module, "_eval_batches", lambda *a: _unmasked(read(*a)))
-    bare = frame_of(job, method, samples)
+    bare = frame_of(job, method, masked_where(samples, ~kept & kept))
     assert not len(untrained_of(bare))
     assert unavailable(bare)["blind_random_lesion"] == "no row has a lesion mask"
-
-
-def _unmasked(batches: Any) -> Any:
-    for batch in batches:
-        batch.has_mask[:], batch.has_fine[:] = False, False
-        yield batch
 
 
 @pytest.mark.parametrize("method", ["vgg16", "protopnet"])
@@ -186,7 +166,7 @@ def test_a_row_of_unknown_class_has_the_maps_of_the_predicted_one_alone(
 
 
 def test_on_a_further_track_it_is_judged_by_the_class_that_was_predicted(tiny: Tiny, tmp_path: Path) -> None:
-    job, method, samples = run_of(tiny, tmp_path, "protopnet")
+    job, method, _ = run_of(tiny, tmp_path, "protopnet")
     data = tiny.training(method.inputs())
     frame = frame_of(job, method, data.validation_for("malignancy"), "malignancy")
     entries = untrained_of(frame)
@@ -196,7 +176,6 @@ def test_on_a_further_track_it_is_judged_by_the_class_that_was_predicted(tiny: T
     own = own[own["map"] == "cav"].set_index("record_id")["class"]
     assert (own.loc[entries["record_id"]].to_numpy() == entries["class"].to_numpy()).all()
     assert "blind_random_lesion" in compute(frame)
-    assert len(samples.table)
 
 
 def test_a_map_of_a_class_that_is_true_and_predicted_is_kept_once(tiny: Tiny, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.engine.report import EpochReport
 from data.batch import Batch
 from data.cache import Prepared, prepare
 from data.inputs import Inputs, Roi
@@ -111,3 +113,9 @@ class Staged(Method):
 def staged(seed: int = 0, **config: object) -> Staged:
     torch.manual_seed(seed)
     return Staged(Config.model_validate(config), Task.of("margin"))
+
+
+def content(report: EpochReport) -> dict[str, Any]:
+    """What a report says of the training, without rates and times."""
+    kept = ("stage", "epoch", "number", "total", "selectable", "final", "terms", "metrics")
+    return {name: getattr(report, name) for name in kept}

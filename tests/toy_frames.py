@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from bench.metrics import Frame, MapBuilder, pack_masks
+from bench.metrics import Frame, MapBuilder, compute, pack_masks, unavailable
+from bench.metrics.counterfactual import COLUMNS, TRAINED
 from data.tracks import TRACKS
 
 
@@ -69,3 +70,39 @@ def mapped_frame(seed: int = 0, rows: int = 24, size: int = 20, on_lesion: bool 
     frame.maps = builder.table()
     frame.validate()
     return frame
+
+
+def value_of(frame: Frame, name: str) -> float:
+    """A metric of the frame, which has to have a value."""
+    found = compute(frame, [name])
+    assert name in found, unavailable(frame, [name])
+    value = found[name].value
+    assert value is not None
+    return value
+
+
+def with_pairs(table: pd.DataFrame, rows: pd.DataFrame, track: str = "margin", seed: int = 0) -> Frame:
+    """A frame of `rows` that holds a table of counterfactual pairs."""
+    frame = toy_frame(seed=seed, track=track, table=rows)
+    frame.counterfactual = table
+    return frame
+
+
+def pair_table(
+    rows: pd.DataFrame, networks: int = 2, seed: int = 0, effect: float = 0.0, track: str = "margin"
+) -> pd.DataFrame:
+    """Normal changes around `effect` (sham: 0) of a removal and of one exchange a film; random networks without effect."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for network in (TRAINED, *(f"random {i}" for i in range(networks))):
+        mean, n = (effect if network == TRAINED else 0.0), len(rows)
+        removed = {"delta": mean + rng.normal(size=n), "sham": rng.normal(size=n), "area": 0.5}
+        parts.append(
+            rows[["record_id", "finding_id"]].assign(
+                network=network, edit="removed", lift=rng.random(n) + 0.5, **removed
+            )
+        )
+        exchanged = {"edit": "margin=indistinct", "rise": mean + rng.normal(size=n)}
+        if track == "margin":
+            parts.append(rows[["record_id", "finding_id"]].assign(network=network, **exchanged))
+    return pd.concat(parts, ignore_index=True).reindex(columns=list(COLUMNS))
