@@ -14,7 +14,7 @@ from bench.config import Job
 from bench.engine.context import seed_torch
 from bench.engine.worker import Worker
 from bench.metrics.frame import Frame, pack_masks, prediction_rows
-from bench.metrics.maps import UNTRAINED, MapBuilder
+from bench.metrics.maps import UNTRAINED, MapBuilder, judged
 from data.batch import Batch
 from data.inputs import Inputs
 from data.loading import batches
@@ -162,10 +162,9 @@ def _draw(method: Method, batch: Batch, classes: np.ndarray) -> dict[str, Tensor
 
 
 def _judged(method: Method, drawn: Mapping[str, Tensor], evidence: Evidence | None) -> set[str]:
-    """The maps that metrics read, as bench.metrics.explain.chosen_map: each variant's, else the sources', else the first."""
+    """The maps that metrics read, one a variant."""
     sourced = evidence is not None and max(evidence.classes, default=-1) >= 0
-    default = EVIDENCE if sourced else next(iter(drawn))
-    return {variant.map or default for variant in method.variants()}
+    return {judged(list(drawn), EVIDENCE if sourced else None, variant.map) for variant in method.variants()}
 
 
 def _add_untrained(maps: MapBuilder, untrained: Method, batch: Batch, asked: _Asked, names: set[str]) -> None:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from bench.metrics.agreement import ratio
 from bench.metrics.frame import ROW_KEY, Frame
-from bench.metrics.maps import UNTRAINED
+from bench.metrics.maps import UNTRAINED, judged
 from bench.metrics.parts import NotComputableError, Part, part_of_totals
 
 TAU = 0.95  # paper 002: the top 5 % of the map's pixels
@@ -157,17 +157,15 @@ def _column(score: Score, blind: str, scale: Scale) -> str:
 
 
 def chosen_map(frame: Frame) -> str:
-    """Which map a frame is judged by: that of its variant, else the first with sources, else the first."""
+    """Which map a frame is judged by (bench.metrics.maps.judged)."""
     if frame.maps is None or frame.maps.entries.empty:
         raise NotComputableError("the frame has no maps")
     entries = frame.maps.entries[~frame.maps.entries["map"].str.startswith(UNTRAINED)]
     named = dict(frame.meta.get("variant_maps") or {}).get(frame.variants[0])
-    if named is not None:
-        if named not in set(entries["map"]):
-            raise NotComputableError(f"the frame has no map {named!r}")
-        return str(named)
+    if named is not None and named not in set(entries["map"]):
+        raise NotComputableError(f"the frame has no map {named!r}")
     sourced = entries.loc[entries["source"] != "", "map"]
-    return str(sourced.iloc[0] if len(sourced) else entries["map"].iloc[0])
+    return judged(list(entries["map"].unique()), None if sourced.empty else str(sourced.iloc[0]), named)
 
 
 def pair_table(frame: Frame, name: str | None = None) -> pd.DataFrame:

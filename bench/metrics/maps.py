@@ -14,6 +14,11 @@ OF = ("true", "predicted", "both")
 UNTRAINED = "untrained "  # before the name of a map: of the same network with random weights, on the same rows
 
 
+def judged(names: Sequence[str], sources: str | None, named: str | None) -> str:
+    """Which map metrics read: the variant's own (`named`), else that of the sources, where they have one, else the first."""
+    return named or sources or names[0]
+
+
 @dataclass(frozen=True, eq=False)
 class MapTable:
     """entries: one row per map (ENTRY_COLUMNS). stacks: key -> (n, h, w) float16.
