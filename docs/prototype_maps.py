@@ -41,6 +41,7 @@ from data.loading import batches
 from models._prototype_base import PrototypeMethod
 
 NEGATIVE = "none of them"  # the class of prototypes that belong to no class of the track
+NAMED = {"named": "class"}  # column -> what it is called
 COLUMNS = {
     "lesion": "activation precision, lesion",
     "fine": "the same, fine annotation",
@@ -78,7 +79,7 @@ def _largest(active_HW: np.ndarray) -> float:
 
 def by_groups(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> Iterator[str]:
     """Means over all (image, prototype) pairs of a group, of the seeds whose networks kept such prototypes. tables: one a seed."""
-    yield pipe([*keys, "seeds", "prototypes", *COLUMNS.values()])
+    yield pipe([*(NAMED.get(key, key) for key in keys), "seeds", "prototypes", *COLUMNS.values()])
     yield pipe(["---"] * (2 + len(keys) + len(COLUMNS)))
     for group, _ in pd.concat(tables).groupby(list(keys)):
         chosen = [table[(table[list(keys)] == list(group)).all(axis=1)] for table in tables]
@@ -88,13 +89,17 @@ def by_groups(tables: Sequence[pd.DataFrame], keys: Sequence[str]) -> Iterator[s
         yield pipe([*map(str, group), str(len(parts)), f"{prototypes:g}", *said])
 
 
-def _mean(parts: Sequence[pd.DataFrame], column: str) -> object:
-    """Mean of a column with the interval over patients and seeds."""
+def _mean(parts: Sequence[pd.DataFrame], column: str, lowest: float = 0.0, highest: float = 1.0) -> object:
+    """Mean of a column, whose values lie between these, with the interval over patients and seeds."""
     made = []
     for part in parts:
         rows = np.stack([part[column].to_numpy(dtype=float), np.ones(len(part))], axis=1)
         who = (part[name].to_numpy() for name in ("patient", "fold", "label"))
-        made.append(part_of_totals(rows, *who, ratio, n=len(part.drop_duplicates(list(ROW_KEY))), lowest=-np.inf))
+        made.append(
+            part_of_totals(
+                rows, *who, ratio, n=len(part.drop_duplicates(list(ROW_KEY))), lowest=lowest, highest=highest
+            )
+        )
     return estimate(made)
 
 
@@ -159,7 +164,7 @@ def class_pairs(tables: Sequence[pd.DataFrame]) -> Iterator[str]:
         yield pipe(["---"] * (1 + len(kinds)))
         for sample in dict.fromkeys(tables[0].sort_values("label")["sample"]):
             parts = [[t[(t["sample"] == sample) & (t["prototype"] == kind)] for t in tables] for kind in kinds]
-            yield pipe([sample, *(str(_mean(part, place)) for part in parts)])
+            yield pipe([sample, *(str(_mean(part, place, -np.inf, np.inf)) for part in parts)])
         yield ""
 
 
@@ -213,7 +218,7 @@ def main(words: Sequence[str]) -> int:
     what.add_argument("--maps", action="store_true", help="activation precision of each kind of map")
     asked = parser.parse_args(words)
     try:
-        keys = [{"class": "named"}.get(key, key) for key in (asked.by or "level").split(",")]
+        keys = [next((k for k, said in NAMED.items() if said == key), key) for key in (asked.by or "level").split(",")]
         if set(keys) - {"level", "named"}:
             raise ConfigError(f"cannot group by {asked.by!r}", "--by", "give level, class or level,class")
         if not asked.out.is_dir():
