@@ -64,6 +64,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def joined(whole: Path) -> list[Record]:
+    """What is read there of both kinds by default."""
+    return read(whole, kinds="mass+calc")
+
+
 def film_of(record: Record) -> tuple[str, str, str]:
     return record.patient_id, record.laterality, record.view
 
@@ -95,10 +101,9 @@ def test_a_patient_is_on_one_side_and_a_film_is_there_once(
     assert (len(train), len(test)) == sides
 
 
-def test_the_masses_stay_as_they_are(whole: Path) -> None:
+def test_the_masses_stay_as_they_are(whole: Path, joined: list[Record]) -> None:
     """By default the calcifications of those 31 patients are left out, and every mass keeps its side and its ids."""
     masses = read(whole)
-    joined = read(whole, kinds="mass+calc")
     for split in SPLITS:
         one, two = (
             {(r.record_id, r.image.name, f.finding_id, f.lesion_id, f.malignant) for r in found if r.official_split == split
@@ -109,10 +114,9 @@ def test_the_masses_stay_as_they_are(whole: Path) -> None:
     assert findings(masses, CALC) == Counter() and findings(joined, MASS) == findings(masses, MASS)
 
 
-def test_a_film_of_both_kinds_is_one_record(whole: Path) -> None:
+def test_a_film_of_both_kinds_is_one_record(joined: list[Record]) -> None:
     """38 films of the training side and 4 of the test side show a mass and a calcification."""
-    found = read(whole, kinds="mass+calc")
-    both = [record for record in found if {f.kind for f in record.findings} == {MASS, CALC}]
+    both = [record for record in joined if {f.kind for f in record.findings} == {MASS, CALC}]
     assert Counter(record.official_split for record in both) == {"train": 38, "test": 4}
     for record in both:
         assert "/Mass-" in record.image.name and record.has_mass
@@ -122,9 +126,11 @@ def test_a_film_of_both_kinds_is_one_record(whole: Path) -> None:
 
 def test_calcifications_alone_need_no_other_csv(whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "calc"
-    shutil.copytree(whole, root)
-    for split in SPLITS:
-        (root / table_name(MASS, split)).unlink()
+    root.mkdir()
+    masses = {table_name(MASS, split) for split in SPLITS}
+    for path in whole.iterdir():
+        if path.name not in masses:
+            (root / path.name).symlink_to(path)
     found = read(root, kinds="calc")
     rows = Counter(row["set"] for row in patients_of_both_kinds() if row["kind"] == "calc")
     assert findings(found, CALC) == rows and findings(found, MASS) == Counter()
@@ -135,12 +141,18 @@ def test_calcifications_alone_need_no_other_csv(whole: Path, tmp_path: Path) -> 
 # ---- a small download
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """Eight exams, two of them calcifications alone; in the form of the collection, to be broken."""
-    root = tmp_path / "tree"
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight exams, two of them calcifications alone, in the form of the collection; not to be changed."""
+    root = tmp_path_factory.mktemp("sound") / "tree"
     forms.write_form(root, "cbis_ddsm", forms.suited("cbis_ddsm", 8, {"size": 64, "normal_share": 0.3}), ["calc"])
     return root
+
+
+@pytest.fixture
+def tree(sound: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be broken."""
+    return shutil.copytree(sound, tmp_path / "tree")
 
 
 def edit(root: Path, name: str, row: int, column: str, value: str) -> None:

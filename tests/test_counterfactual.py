@@ -1,66 +1,37 @@
 """Counterfactual faithfulness: closed forms, chance, shams of equal energy."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
-import models
-from bench.config import Job, config_hash
-from bench.engine.counterfactual import NETWORKS, counterfactual_table
-from bench.engine.run import train_run
 from bench.engine.shams import LEAST_ENERGY, MOST_ON_LESION, sham
-from bench.engine.worker import Worker
-from bench.final import _test_metrics
-from bench.home import Home
-from bench.leaderboard.build import build_board
-from bench.leaderboard.page import render
-from bench.leaderboard.table import cells, head
-from bench.ledger import Ledger
 from bench.metrics import COUNTERFACTUAL, Frame, compute, over_seeds, unavailable
-from bench.metrics.counterfactual import COLUMNS, TRAINED, changed, lift, own_logit, region
-from bench.objectives import check
-from bench.plan import Ready
-from bench.suite import Cell
-from data.cache import Opening, Prepared, prepare
-from data.errors import ConfigError, LeakError
-from data.loading import batches
-from data.phantom import Options
-from data.samples import Samples
-from models.method import Prediction, Task
-from tests.board_samples import five, row_of
-from tests.toy import toy_method
-from tests.toy_engine import OPTIONS, ROI, SIZE, Config, Staged
-from tests.toy_frames import pair_table, toy_frame, with_pairs
+from bench.metrics.counterfactual import TRAINED, changed, lift, own_logit, region
 from tests.toy_frames import samples as toy_samples
+from tests.toy_frames import toy_frame, toy_pairs, with_pairs
 
 
 # ---- measures over a table ------------------------------------------------------------------------------------------
 def test_a_random_table_is_at_chance_and_an_effect_is_found() -> None:
     rows = toy_samples(400, 200)
-    found = compute(with_pairs(pair_table(rows), rows), COUNTERFACTUAL)
+    found = compute(with_pairs(toy_pairs(rows), rows), COUNTERFACTUAL)
     assert set(found) == set(COUNTERFACTUAL)
     for name, chance in {"sign": 0.5, "sign_removed": 0.5, "auroc": 0.5, "lift": 1.0, "spearman": 0.0}.items():
         estimate = found[f"counterfactual_{name}"]
         assert estimate.low < chance < estimate.high, name
-    shown = compute(with_pairs(pair_table(rows, effect=3.0), rows), COUNTERFACTUAL)
+    shown = compute(with_pairs(toy_pairs(rows, effect=3.0), rows), COUNTERFACTUAL)
     assert shown["counterfactual_sign"].low > 0.98 > 0.6 > shown["counterfactual_sign_random"].high
     assert shown["counterfactual_auroc"].low > 0.9 > 0.6 > shown["counterfactual_auroc_random"].high
 
 
 def test_every_number_is_the_plain_formula() -> None:
     rows = toy_samples(60, 30)
-    table = pair_table(rows, networks=5, effect=0.7)
+    table = toy_pairs(rows, networks=5, effect=0.7)
     removed = table["edit"] == "removed"
     table.loc[removed & table["record_id"].isin(rows["record_id"].iloc[::7]), "sham"] = np.nan
     table.loc[removed & (np.arange(len(table)) % 11 == 0), "delta"] = 0.0
@@ -87,7 +58,7 @@ def test_of_two_classes_the_logit_is_the_difference_and_a_benign_removal_has_no_
     assert own_logit(scores, np.array([1, 0])).tolist() == [3.0, 4.0]
     assert own_logit(scores[:, :2], np.array([1, 0])).tolist() == [2.0, 4.0]
     rows = toy_samples(40, 20, track="malignancy")
-    table = pair_table(rows, track="malignancy")
+    table = toy_pairs(rows, track="malignancy")
     frame = with_pairs(table, rows, "malignancy")
     found, malignant = compute(frame, COUNTERFACTUAL), rows["malignant"].to_numpy() == 1
     right = (table.loc[table["network"] == TRAINED, "delta"].to_numpy() > 0)[malignant]
@@ -98,7 +69,7 @@ def test_of_two_classes_the_logit_is_the_difference_and_a_benign_removal_has_no_
 
 def test_pairs_go_through_files_seeds_folds_and_subsets(tmp_path: Path) -> None:
     rows = toy_samples(40, 20)
-    seeds = [with_pairs(pair_table(rows, seed=seed, effect=1.0), rows, seed=seed) for seed in (1, 2)]
+    seeds = [with_pairs(toy_pairs(rows, seed=seed, effect=1.0), rows, seed=seed) for seed in (1, 2)]
     again = Frame.load(seeds[0].save(tmp_path / "frame"))
     assert compute(again, COUNTERFACTUAL) == compute(seeds[0], COUNTERFACTUAL)
     joint = over_seeds(seeds, ["counterfactual_sign"])["counterfactual_sign"]

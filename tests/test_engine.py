@@ -1,13 +1,10 @@
 """The training loop: resuming, choosing, failing, several workers."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from bench.engine import checkpoint, loop
@@ -19,6 +16,7 @@ from data.errors import DataError
 from models.method import Stage
 from tests.toy import toy_batch, toy_method
 from tests.toy_engine import ROI, SIZE, Staged, Tiny, content, staged
+from tests.toy_workers import on_two_workers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = Settings(seed=3)
@@ -208,7 +206,6 @@ def test_terms_of_85_samples_weigh_the_same_on_any_number_of_workers(world: int)
 
 def training_on(worker: Worker, tiny: Tiny) -> dict[str, Any]:
     """What the tests of several workers compare, from one of them."""
-    torch.set_num_threads(1)
     plain = staged(noisy=False, batch_size=17)
     group = plain.group("all", plain.conv, plain.head, lr=0.01)
     data = tiny.training(plain.inputs())
@@ -238,17 +235,9 @@ def training_on(worker: Worker, tiny: Tiny) -> dict[str, Any]:
     return found
 
 
-def _process(rank: int, world: int, folder: Path, tiny: Tiny) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world)
-    torch.save(training_on(Worker(rank, world), tiny), folder / f"{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # everything is on disk; at an ordinary exit gloo's threads now and then abort the process
-
-
 def test_two_workers_train_as_one(tiny: Tiny, tmp_path: Path) -> None:
     """Two real processes: gradients, cached stages and projection as on one; the same state and verdict on both."""
-    mp.spawn(_process, args=(2, tmp_path, tiny), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = on_two_workers(training_on, tiny, tmp_path)
     alone = training_on(Worker(), tiny)
     for ours, theirs in zip(first["gradients"], alone["gradients"], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

@@ -1,13 +1,10 @@
 """Prototype networks through the engine: resumed in any stage, on several workers, the last layer without the trunk."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from bench.engine.loop import Settings, fit
@@ -16,6 +13,7 @@ from data.batch import Batch
 from models.method import Method
 from tests.toy import as_double, toy_method
 from tests.toy_engine import ROI, Tiny, content
+from tests.toy_workers import on_two_workers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = Settings(seed=3)
@@ -27,6 +25,7 @@ SMALL: dict[str, Any] = {
     "prototype_init": "lesion_patches",
     "joint_epochs": 2,
     "push_every": 1,
+    "prune": {"h1_epochs": 2},
 }
 
 
@@ -88,7 +87,6 @@ def training_on(worker: Worker, tiny: Tiny) -> dict[str, Any]:
     In float64: Adam turns the sign of a gradient that is zero to rounding into a whole step, which in float32 a few
     weights of each layer meet.
     """
-    torch.set_num_threads(1)
     plain = Batch.to
     Batch.to = lambda self, device: as_double(plain(self, device))  # type: ignore[method-assign]
     found: dict[str, Any] = {}
@@ -100,18 +98,10 @@ def training_on(worker: Worker, tiny: Tiny) -> dict[str, Any]:
     return found
 
 
-def _process(rank: int, world: int, folder: Path, tiny: Tiny) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world)
-    torch.save(training_on(Worker(rank, world), tiny), folder / f"{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # everything is on disk; at an ordinary exit gloo's threads now and then abort the process
-
-
 @pytest.mark.long
 def test_two_workers_train_the_same_networks_as_one(tiny: Tiny, tmp_path: Path) -> None:
     """Two real processes through every stage: the weights of one worker within rounding, and each other's to the bit."""
-    mp.spawn(_process, args=(2, tmp_path, tiny), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = on_two_workers(training_on, tiny, tmp_path)
     alone = training_on(Worker(), tiny)
     for name in METHODS:
         assert same(first[name], second[name]), f"{name}: the workers do not hold the same state"

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -145,7 +144,7 @@ def test_samples_without_a_mask_get_no_untrained_map(tiny: Tiny, tmp_path: Path)
     frame = frame_of(job, method, masked_where(samples, kept))
     assert list(untrained_of(frame)["record_id"]) == [samples.table["record_id"].iloc[0]]
     assert compute(frame, ["blind_random_lesion"])["blind_random_lesion"].n == 1
-    bare = frame_of(job, method, masked_where(samples, ~kept & kept))
+    bare = frame_of(job, method, masked_where(samples, np.zeros(len(samples), bool)))
     assert not len(untrained_of(bare))
     assert unavailable(bare)["blind_random_lesion"] == "no row has a lesion mask"
 

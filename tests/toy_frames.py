@@ -88,7 +88,7 @@ def with_pairs(table: pd.DataFrame, rows: pd.DataFrame, track: str = "margin", s
     return frame
 
 
-def pair_table(
+def toy_pairs(
     rows: pd.DataFrame, networks: int = 2, seed: int = 0, effect: float = 0.0, track: str = "margin"
 ) -> pd.DataFrame:
     """Normal changes around `effect` (sham: 0) of a removal and of one exchange a film; random networks without effect."""
