@@ -45,8 +45,9 @@ class Recorder:
                 "method": spec.method, "dataset": spec.dataset, "protocol": spec.protocol, "seed": spec.seed,
                 "fold": spec.fold, "run_name": job.name, **self.tags(number),
             }  # fmt: skip
+            params = {**spec.config, "data": spec.options, "bf16": spec.bf16}
             run_id = self.tracker.start(
-                spec.track, name=job.name, kind=self.kind, identity=spec.identity, params=spec.config, tags=tags,
+                spec.track, name=job.name, kind=self.kind, identity=spec.identity, params=params, tags=tags,
                 parent=self.parent, number=number if self.parent else None,
             )  # fmt: skip
             hashes = {"data_hash": spec.data_hash, "split_hash": spec.split_hash}

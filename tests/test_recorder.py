@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import models
 from bench.config import Job, RunSpec
 from bench.engine.run import _append_report, read_reports
 from bench.recorder import Recorder
@@ -36,6 +39,19 @@ def test_epochs_of_which_no_driver_heard_are_in_the_curve(tmp_path: Path) -> Non
     second.on_report(0, report(5))
     second.on_report(0, report(6))
     assert tracker.history(second.run_ids[0], "loss/total") == [(n, 1.0 / n) for n in range(1, 7)]
+
+
+@pytest.mark.parametrize("method", models.names())
+def test_every_setting_of_method_and_data_is_a_parameter_in_mlflow(method: str, tmp_path: Path) -> None:
+    config = models.load(method).Config(size=96)
+    options = {"masks_kept": 0.1, "confounder": {"kind": "dots", "rho_train": 0.9}}
+    spec = SPEC.model_copy(update={"method": method, "config": config.model_dump(mode="json"), "options": options})
+    job = Job(spec=spec, folder=str(tmp_path / "run"), prepared="", name="run")
+    tracker = Tracker(out=tmp_path)
+    found = tracker.run(Recorder(tracker, "train", lambda number: job).open(0)).params
+    for name in type(config).model_fields:
+        assert any(key == name or key.startswith(f"{name}.") for key in found) or getattr(config, name) == {}, name
+    assert (found["size"], found["data.masks_kept"], found["data.confounder.rho_train"]) == ("96", "0.1", "0.9")
 
 
 def test_a_line_that_a_kill_cut_hides_no_other(tmp_path: Path) -> None:
