@@ -5,7 +5,6 @@ Tags of a run: kind, identity, track, trial (its number in a sweep), state (docs
 
 from __future__ import annotations
 
-import contextlib
 import json as json_text
 import os
 import time
@@ -228,10 +227,7 @@ class Tracker:
         else:
             path = self.out / "cache" / "mlflow" / info.run_id / artifact
             if not path.exists():
-                with self._server.reading(run_id), contextlib.suppress(OSError):
-                    home = self.out / "cache" / "mlflow" / info.run_id
-                    home.mkdir(parents=True, exist_ok=True)
-                    self._server.client().download_artifacts(info.run_id, artifact, str(home))
+                self._server.copy(info.run_id, artifact, path)
         if not path.exists():
             raise DataError("the run has no such artifact", f"{info.run_id[:12]}: {artifact}", "make the run again")
         return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,28 @@ class Server:
                 if not token:
                     break
         return found
+
+    def copy(self, run: str, artifact: str, path: Path) -> None:
+        """An artifact of the server, file or folder, to `path`: whole or not at all. Nothing where the run has none.
+
+        Raises MachineError when the server holds it and it does not arrive: MLflow tells a full disk from a broken line
+        by no more than its log.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self.reading(run):
+            client = self.client()
+            folder = artifact.rpartition("/")[0] or None
+            if artifact not in {entry.path for entry in client.list_artifacts(run, folder)}:
+                return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+                Path(client.download_artifacts(run, artifact, scratch)).rename(path)
+        except (OSError, MlflowException) as error:
+            where = f"{run[:12]}: {artifact}"
+            do = "see that the disk of --out has room and takes files, and that the server answers"
+            raise MachineError(f"an artifact could not be copied here: {reason_of(error)}", where, do) from error
 
     @contextlib.contextmanager
     def reading(self, where: str) -> Iterator[None]:

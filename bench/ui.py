@@ -44,7 +44,7 @@ def serve(home: Home, uri: str, port: int, experiments: Mapping[str, str], say: 
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
     with subprocess.Popen(command(home, uri, port)) as server:
         try:
-            _wait(server, port)
+            wait_for(server, port)
             say(f"open http://{HOST}:{port}")
             for track, experiment in sorted(experiments.items()):
                 say(f"  runs of {track}: {link(port, experiment)}")
@@ -60,7 +60,8 @@ def link(port: int, experiment: str, metric: str = "validation/auroc_mean") -> s
     return f"http://{HOST}:{port}/#/experiments/{experiment}/runs?{order}&workflowType=machine_learning"
 
 
-def _wait(server: "subprocess.Popen[bytes]", port: int) -> None:
+def wait_for(server: "subprocess.Popen[bytes]", port: int) -> None:
+    """Until the server listens; MachineError when it ends before, or does not within PATIENCE_S."""
     ends = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends:
         if server.poll() is not None:
