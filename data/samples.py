@@ -134,6 +134,13 @@ class TrainingData:
         """The validation side labelled for a track that the same training serves."""
         return self.validation_pool.for_track(track)
 
+    def facts(self) -> dict[str, float]:
+        """What the training side holds, for the record: findings or images, how many with a mask, lesion-free regions."""
+        table = self.train.table
+        ours = table[table["kind"] != NEGATIVE]
+        counted = {name: float(ours[name].sum()) for name in ("has_mask", "has_fine")}
+        return {"samples": float(len(ours)), "lesion_free": float(len(table) - len(ours)), **counted}
+
 
 def side_samples(
     table: pd.DataFrame,

@@ -173,6 +173,7 @@ def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
         assert "cannot write" in here(*command, "--out", tmp_path / "file" / "runs").error
 
 
+@pytest.mark.long
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     said = apart("train", "vgg16", "phantom", "--set", "epoch=3", "--out", tmp_path)
     assert "did you mean 'epochs'" in said.error

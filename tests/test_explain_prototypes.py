@@ -301,3 +301,4 @@ def test_coefficients_of_malignancy_stand_in_the_record_and_on_the_page(drawn: l
     page = drawn[-1].read_text("utf-8")
     assert all(f"malignancy {name.split('_')[1]} x100 {value:.4g}" in page for name, value in found.items())
     assert last["system"]["network/prototypes"] > 0 and last["system"]["network/projection_distance"] > 0
+    assert last["system"]["training_data/samples"] >= last["system"]["training_data/has_fine"] > 0

@@ -193,19 +193,19 @@ def draw_film(tree: Tree, data: st.DataObject) -> None:
     bounded(check_film, tree, path, data.draw(damage))
 
 
-@settings(max_examples=40, **FUZZ)
+@settings(max_examples=25, **FUZZ)
 @given(st.data())
 def test_damaged_tables(tree: Tree, data: st.DataObject) -> None:
     draw_table(tree, data)
 
 
-@settings(max_examples=40, **FUZZ)
+@settings(max_examples=25, **FUZZ)
 @given(st.data())
 def test_labels_that_no_form_knows(tree: Tree, data: st.DataObject) -> None:
     draw_label(tree, data)
 
 
-@settings(max_examples=40, **FUZZ)
+@settings(max_examples=25, **FUZZ)
 @given(st.data())
 def test_damaged_films(tree: Tree, data: st.DataObject) -> None:
     draw_film(tree, data)

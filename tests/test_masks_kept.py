@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.engine.evaluate import _supervision
@@ -38,6 +38,7 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).assign(mask_hash="a", fine_hash="b")
 
 
+@settings(max_examples=50)
 @given(tables(), st.floats(0, 1), st.floats(0, 1), st.integers(0, 9))
 def test_who_is_kept_at_a_share_is_kept_at_every_larger_one(
     table: pd.DataFrame, one: float, other: float, seed: int

@@ -115,6 +115,17 @@ def test_the_other_samples_are_as_without_them(prepared: Prepared) -> None:
     assert all(np.array_equal(with_them.image[i], without.image[i]) for i in range(len(without)))
 
 
+def test_how_many_there_are_is_told_for_the_record(prepared: Prepared) -> None:
+    """Fewer than asked for where the films hold no more: a figure of the run, not a warning alone."""
+    asked = training(prepared)
+    with pytest.warns(UserWarning, match="1000000 are asked for"):
+        most = training(prepared, inputs=replace(INPUTS, negatives=10**6))
+    assert asked.facts()["lesion_free"] == 20 and 20 < most.facts()["lesion_free"] < 10**6
+    masses = asked.train.table.query("kind == 'mass'")
+    assert asked.facts()["samples"] == len(masses) == most.facts()["samples"]
+    assert asked.facts()["has_mask"] == masses["has_mask"].sum() > 0
+
+
 def test_they_travel_to_another_process(prepared: Prepared) -> None:
     train = training(prepared).train
     again = pickle.loads(pickle.dumps(train))

@@ -100,6 +100,7 @@ def test_verify_finds_a_changed_byte_in_every_other_file(tmp_path: Path, name: s
     assert found == [str(path.relative_to(tmp_path))]
 
 
+@pytest.mark.long
 def test_verify_on_the_command_line(tmp_path: Path) -> None:
     root, out = films_on_disk(tmp_path / "films", 24), tmp_path / "out"
     command = ("prepare", "manifest", "--data-root", root, "--out", out)

@@ -96,6 +96,7 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
                 _finish(job, folder, method, prepared, split, lineage, settings, worker)
                 report.metrics |= _objectives(job, folder)
                 report.system |= {f"network/{name}": value for name, value in method.facts().items()}
+                report.system |= {f"training_data/{name}": value for name, value in data.facts().items()}
                 report.system["cost/machine_seconds"] = spent + (time.monotonic() - started) * worker.world_size
                 _append_report(folder, report.payload())
                 _write_json(folder / LAST, report.payload())
