@@ -1,5 +1,8 @@
 """The tables of where prototypes look: on frames made by hand, whose every number is known."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,26 @@ from bench.metrics.frame import pack_masks
 from bench.metrics.maps import MapBuilder
 from data.tracks import TRACKS
 from docs.prototype_maps import _inside_and_outside, by_groups, by_map, main, table_of
+from tests.cli import here
 from tests.toy_evidence import evidence_table
 from tests.toy_frames import mapped_frame, samples
 
 SIZE = 20
 FINE, COARSE = "level 2", "level 5"
+
+SUITE = """
+name: prototypes
+data: {exams: {train: 40, validation: 20, test: 20}, level: easy, size: 128, roi: {strategy: box_scale, scale: 1.5}}
+budget: {width: 0.0625, size: 32, batch: 12, weights: none, trunk_blocks: 4}
+settings:
+  fpn_iaia_bl: {start: weights, warm_epochs: 0, joint_epochs: 1, push_every: 1, h1_epochs: 1, augment: {recipe: none}}
+  vgg16: {head: pool_linear, norm: batch, epochs: 1, augment: {recipe: none}}
+search: {trials: 0}
+final: {seeds: 2}
+primary: {margin: {reference: vgg16, contrast: fpn_iaia_bl}}
+cells:
+  - {methods: [vgg16, fpn_iaia_bl], dataset: phantom, track: margin}
+"""
 
 
 def frame(seed: int) -> Frame:
@@ -83,3 +101,34 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ):
         assert main(words) == 2
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_every_table_comes_from_the_runs_of_a_suite(
+    local_ray: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def attach(address: str) -> Iterator[object]:
+        yield local_ray
+
+    monkeypatch.setattr("bench.cluster.nodes.attach", attach)
+    (tmp_path / "s.yaml").write_text(SUITE)
+    out = str(tmp_path / "runs")
+    assert here("bench", tmp_path / "s.yaml", "--out", out, "--quiet").code == 0
+    capsys.readouterr()
+    number = r"-?\d+\.\d+ \(-?\d+\.\d+--?\d+\.\d+; n=\d+\)"
+    for option, lines in (
+        (["--moved"], 1),
+        (["--pairs"], 6),  # three classes, inside and outside
+        (["--by", "level"], 2),
+        (["--maps"], 1),
+    ):
+        assert main([out, "--arms", "fpn_iaia_bl", *option]) == 0
+        said = capsys.readouterr().out
+        assert "`fpn_iaia_bl`, 2 seeds" in said
+        found = [line for line in said.splitlines() if re.search(number, line)]
+        assert len(found) >= lines, said
+    for option in ("--moved", "--pairs"):
+        assert main([out, "--arms", "vgg16", option]) == 2
+        assert "vgg16 has no prototypes" in capsys.readouterr().err
