@@ -37,9 +37,9 @@ OPTIONS = {"exams": {"train": 12, "validation": 4, "test": 2}, "size": 512}
 PROVIDES = frozenset(
     {"margin", "mask", "fine_mask", "box", "normal"}
 )  # not malignancy, so that no head is fitted to it
-FEW: dict[str, dict[str, Any]] = {  # a step of four samples, one of them at least of every stream
-    "iaia_bl": {"batch_size": 3, "fine_batch_size": 1},
-    "fpn_iaia_bl": {"batch_size": 2, "fine_batch_size": 1, "negative_batch_size": 1},
+FEW: dict[str, dict[str, Any]] = {  # a step of eight samples, one of them at least of every stream
+    "iaia_bl": {"batch_size": 7, "fine_batch_size": 1},
+    "fpn_iaia_bl": {"batch_size": 6, "fine_batch_size": 1, "negative_batch_size": 1},
 }
 STEP_BOUND = {"iaia_bl": 1.05, "fpn_iaia_bl": 1.25}
 FINE_BOUND, PROJECTION_BOUND = 0.05, 1.15
