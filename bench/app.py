@@ -187,7 +187,7 @@ class App:
 
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
         if self.dry_run:
-            self._plan([cell], trials=0, seeds=1)
+            self._plan([cell], trials=0, seeds=1, alone=True)
             return
         ready = self.ready(cell, data_root)
         tracker = self.tracker()
@@ -196,6 +196,9 @@ class App:
             document = run_train(ready, seed, tracker, Meter(update, 1).seen)
         self.exit_code = 0 if document["status"] == "complete" else 1
         self.talk.result(document, lambda console: shows.metrics(console, document))
+        if document["status"] == "complete":
+            shown = shlex.join(["python", "run_bench.py", "explain", document["run_id"][:8], "--out", str(self._out)])
+            self.talk.say(f"next: {shown}")
 
     def sweep(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
@@ -204,6 +207,7 @@ class App:
         import search_spaces
         from bench.objectives import check, named
         from bench.sweep import SweepPlan, run_sweep
+        from bench.sweep_result import next_of_sweep
 
         if scheduler not in ("asha", "none"):
             raise ConfigError(f"no scheduler {scheduler!r}", "--scheduler", "choose asha or none")
@@ -216,7 +220,7 @@ class App:
             time_budget_s=time_budget * 3600 if time_budget else None, extend=extend, max_concurrent=self.max_concurrent,
         )  # fmt: skip
         if self.dry_run:
-            self._plan([cell], trials=trials, seeds=0)
+            self._plan([cell], trials=trials, seeds=0, alone=True)
             return
         ready = self.ready(cell, data_root)
         tracker = self.tracker()
@@ -225,10 +229,9 @@ class App:
             document = run_sweep(ready, plan, self.storage, tracker, Meter(update, trials).seen, self.talk.say)
         self.exit_code = 0 if document["best"] else 1
         self.talk.result(document, lambda console: shows.sweep(console, document))
-        if document["best"]:
-            again = self._command("final", method, dataset, track, protocol, data_root, config, pairs)
-            chosen = f"trial {document['best']['number']}, {document['best']['rule']}"
-            self.talk.say(f"next: {again} --from {document['sweep_id'][:8]}  # {chosen}; another trial: --from its run")
+        again = self._command("final", method, dataset, track, protocol, data_root, config, pairs)
+        for line in next_of_sweep(document):
+            self.talk.say(f"next: {again} --from {line}")
 
     def final(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
@@ -240,7 +243,7 @@ class App:
 
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
         if self.dry_run:
-            self._plan([cell], trials=0, seeds=seeds)
+            self._plan([cell], trials=0, seeds=seeds, alone=True)
             return
         ready = self.ready(cell, data_root)
         tracker = self.tracker()
@@ -339,10 +342,11 @@ class App:
                 words += [flag, str(value)]
         return shlex.join(words)
 
-    def _plan(self, cells: Any, *, trials: int, seeds: int) -> None:
+    def _plan(self, cells: Any, *, trials: int, seeds: int, alone: bool = False) -> None:
         from bench.dry_run import would_run
 
-        document = would_run(cells, trials, seeds)
+        document = would_run(cells, trials, seeds, refuse=alone)
+        self.exit_code = 1 if any(cell["reason"] for cell in document["cells"]) else 0
         self.talk.result(document, lambda console: shows.plan(console, document))
 
 

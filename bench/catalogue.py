@@ -109,7 +109,7 @@ def _spaces() -> list[dict[str, Any]]:
         published = search_spaces.published(name)
         every = search_spaces.published(name, readings=search_spaces.has_readings(name))
         further = {key: value for key, value in every.items() if key not in published}
-        found.append({"name": name, "published": published, "readings": further})
+        found.append({"name": name, "published": published, "readings": further, "ranges": search_spaces.ranges(name)})
     return found
 
 
@@ -148,7 +148,7 @@ def _values(kind: str) -> str:
 
 
 def show(console: Console, document: Mapping[str, Any], verbose: bool) -> None:
-    """The document as tables; verbose adds every field of methods and data sets."""
+    """The document as tables; verbose adds every field of methods and data sets, and the ranges of search spaces."""
     for kind, entries in document.items():
         table = Table("name", "tracks" if kind in ("methods", "datasets", "metrics") else "", "", title=kind)
         for entry in entries:
@@ -165,6 +165,12 @@ def show(console: Console, document: Mapping[str, Any], verbose: bool) -> None:
                 for name, field in entry["config"].items():
                     row = (str(field["default"]), _values(field["type"]), field["kind"], field["description"])
                     details.add_row(name, *row)
+                console.print(details)
+            if entry.get("ranges"):
+                values = flat(entry["published"]) | flat(entry["readings"])
+                details = Table("parameter", "published", "searched", "", title=f"{entry['name']}: search space")
+                for name, words in entry["ranges"].items():
+                    details.add_row(name, str(values[name]), words, "--readings" if name in entry["readings"] else "")
                 console.print(details)
             for what, title in (("columns", "columns of its CSV"), ("quirks", "quirks")):
                 if entry.get(what):

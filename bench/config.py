@@ -203,6 +203,8 @@ class _Loader(yaml.SafeLoader):
         lines: dict[str, int] = {}
         for key, _ in node.value:
             what = None
+            if key.tag == "tag:yaml.org,2002:int":  # {2: 5} of a pyramid's levels: the text as it stands there
+                key.tag = "tag:yaml.org,2002:str"
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 what = f"the key {key.value or 'null' if isinstance(key, yaml.ScalarNode) else '[...]'} is no text"
             elif key.value in lines:

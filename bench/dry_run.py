@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-from bench.plan import configured, reason_against
+from bench.plan import inputs_of
 from bench.suite import Cell
 from data.errors import ConfigError
 
 
-def would_run(cells: Iterable[Cell], trials: int, seeds: int) -> dict[str, Any]:
-    """The JSON document: {"cells": [...]}, each with its `reason`, None where it can run."""
+def would_run(cells: Iterable[Cell], trials: int, seeds: int, *, refuse: bool) -> dict[str, Any]:
+    """The JSON document: {"cells": [...]}, each with its `reason`, None where it can run. refuse: ConfigError in its place."""
     return {
         "cells": [
             {
@@ -19,18 +19,18 @@ def would_run(cells: Iterable[Cell], trials: int, seeds: int) -> dict[str, Any]:
                 "track": cell.track,
                 "trials": trials,
                 "seeds": seeds,
-                "reason": _reason(cell),
+                "reason": _reason(cell, refuse),
             }
             for cell in cells
         ]
     }
 
 
-def _reason(cell: Cell) -> str | None:
+def _reason(cell: Cell, refuse: bool) -> str | None:
     try:
-        why = reason_against(cell)
-        if why is None:
-            configured(cell)
+        inputs_of(cell)
     except ConfigError as error:
+        if refuse:
+            raise
         return str(error)
-    return why
+    return None

@@ -76,6 +76,16 @@ def late(names: tuple[str, ...], track: str) -> tuple[str, ...]:
     return tuple(name for name in names if name not in quick_names(track))
 
 
+def map_metrics(ready: Ready) -> tuple[str, ...]:
+    """What the validation frame can say of where this cell's method looks: maps of the true class against the masks."""
+    table, track = ready.prepared.table, ready.task.track.name
+    has = {need: bool(table[column].any()) for need, (_, column, _) in MASKS.items()}
+    wanted = [m for m in METRICS.values() if "maps" in m.needs and m.direction == "max" and track in m.tracks]
+    return tuple(
+        m.name for m in wanted if not m.name.endswith("_predicted") and all(has.get(need, True) for need in m.needs)
+    )
+
+
 def trained_track(cell: Cell) -> str:
     """The track whose labels train the cell's method, and whose metrics its trials report."""
     track: str = models.load(cell.method).card.tracks.get(cell.track, cell.track)

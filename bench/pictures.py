@@ -23,6 +23,7 @@ from bench.explain.plots import save_plots
 from bench.home import Home
 from bench.leaderboard.collect import PICTURES
 from bench.metrics import Frame
+from bench.provenance import driver_is_alive
 from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError, DataError
 from data.samples import Samples
@@ -31,6 +32,7 @@ from models.method import Panel
 PANELS = 6
 RULE = "Cases chosen by rule: seeded, stratified by class and by right or wrong, so that errors are more frequent than on the whole side."
 NAMED = "Cases chosen by hand: their records were named."
+UNFINISHED = "name a finished train, trial or final; the command that began one goes on with it"
 
 
 def has_pictures(info: RunInfo, *, panels: bool) -> bool:
@@ -69,12 +71,10 @@ def explain_run(
     info = tracker.resolve(run)
     stored = job_file(home, info.identity)
     if stored is None:
-        raise ConfigError(
-            f"run {info.run_id[:8]} ({info.kind}) left no finished state here",
-            "RUN",
-            "name a finished train, trial or final",
-        )
+        raise ConfigError(f"run {info.run_id[:8]} ({info.kind}) {_unfinished(info)}", "RUN", UNFINISHED)
     job = Job.model_validate_json(stored.read_text())
+    here = home.cache / Path(job.prepared).name  # of a folder that was moved or copied, what lies in it now
+    job = job.model_copy(update={"folder": str(stored.parent), "prepared": str(here)})
     prepared = open_data(job)
     split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
     method = trained(job, prepared)
@@ -92,6 +92,16 @@ def explain_run(
     files = _panels(job, method, samples, frame, folder, rows, NAMED if records else RULE)
     shown = frame.predictions.iloc[rows]
     return files, json.loads(shown.to_json(orient="records"))
+
+
+def _unfinished(info: RunInfo) -> str:
+    """Why a run has no network to ask: the words for its state."""
+    if info.state == "running" and driver_is_alive(info.tags.get("driver", "")) is False:
+        return "was cut off: its command is gone"
+    if info.state == "failed":
+        return f"failed: {info.tags.get('failure', '')}: {info.tags.get('reason', '')}"
+    words = {"running": "is still running", "interrupted": "was cut off", "pruned": "was stopped early by the search"}
+    return words.get(info.state, "left no finished state here")
 
 
 def _panels(
@@ -129,9 +139,9 @@ def _panels(
 
 
 def _facts(method: Any) -> list[str]:
-    """What the network says of itself, as a line for its page."""
+    """What the network says of itself, as a line for its page: what the record has under network/."""
     said = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in method.facts().items()]
-    return [f"Of the trained network: {', '.join(said)}."] if said else []
+    return [f"Of the trained network (docs/explanations.md says what each is): {', '.join(said)}."] if said else []
 
 
 def _given(frame: Frame) -> str:

@@ -14,6 +14,7 @@ from bench.prepare import Progress, prepare_data
 from bench.suite import Cell
 from data.cache import Prepared
 from data.errors import ConfigError, DataError
+from data.inputs import Inputs
 from data.split import Split
 from models.method import Method, MethodConfig, Task, not_applicable
 
@@ -50,6 +51,18 @@ def configured(cell: Cell) -> MethodConfig:
     laid = method_overrides(fields.model_fields, budget=cell.budget, settings=cell.settings, roi=cell.roi)
     config: MethodConfig = resolve(fields, laid, f"config of {cell.name}")
     return config
+
+
+def inputs_of(cell: Cell) -> Inputs:
+    """What the cell's method wants to be fed with. ConfigError for whatever refuses the cell before data are touched."""
+    why = reason_against(cell)
+    if why is not None:
+        raise ConfigError(
+            why, str(cell), "choose another track, method or data set; `list methods -v` tells what each serves"
+        )
+    kind, card = models.load(cell.method), data.reader(cell.dataset).CARD
+    method = kind(configured(cell), Task.of(kind.card.tracks[cell.track], card.name, card.provides))
+    return method.inputs()
 
 
 @dataclass
@@ -218,15 +231,7 @@ def make_ready(
     progress: Progress | None = None,
 ) -> Ready:
     """Prepare the cell's data, including the regions that its method reads, and give what makes its runs."""
-    why = reason_against(cell)
-    if why is not None:
-        raise ConfigError(
-            why, str(cell), "choose another track, method or data set; `list methods -v` tells what each serves"
-        )
-    kind = models.load(cell.method)
-    config = configured(cell)
-    card = data.reader(cell.dataset).CARD
-    inputs = kind(config, Task.of(kind.card.tracks[cell.track], card.name, card.provides)).inputs()
+    inputs = inputs_of(cell)
     try:
         prepared = prepare_data(home, cell.dataset, cell.options, root, inputs=inputs, progress=progress)
     except DataError as error:  # these commands have no --skip-bad; what prepare left out stays left out for them

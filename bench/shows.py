@@ -60,6 +60,8 @@ def metrics(console: Console, document: Mapping[str, Any]) -> None:
     table = Table("metric", "value", "95 % interval", "n", title=said)
     for name, e in document["metrics"].items():
         low, high = e["low"], e["high"]
+        if e["value"] is None:
+            continue
         table.add_row(
             name,
             f"{e['value']:.3f}",
@@ -67,6 +69,11 @@ def metrics(console: Console, document: Mapping[str, Any]) -> None:
             str(e["n"]),
         )
     console.print(table)
+    of_classes = document["metrics"].get("validation/auroc_mean", {})
+    if of_classes.get("value") == 0.5 and of_classes["low"] is None:
+        console.print(
+            "look: AUROC is 0.5 without an interval, every answer is alike: the network has died", markup=False
+        )
 
 
 def sweep(console: Console, document: Mapping[str, Any]) -> None:
@@ -76,7 +83,9 @@ def sweep(console: Console, document: Mapping[str, Any]) -> None:
     best, front = document["best"], document["front"]
     for trial in document["trials"]:
         number = trial["number"]
-        found = {"published": number == 0, "front": number in front, "best": best and number == best["number"]}
+        first = f"front, most {names[0]}" if front else "best"  # of two objectives none is best
+        chosen = best is not None and number == best["number"]
+        found = {"published": number == 0, "front": number in front and not chosen, first: chosen}
         marks = ", ".join(mark for mark, holds in found.items() if holds)
         settings = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial["params"].items())
         run = (trial["run_id"] or "")[:8]
@@ -112,7 +121,9 @@ def _values(trial: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def plan(console: Console, document: Mapping[str, Any]) -> None:
-    title = "would run; nothing was started"
+    refused = sum(cell["reason"] is not None for cell in document["cells"])
+    but = f", but for {refused} of {len(document['cells'])}" if refused else ""
+    title = f"would run{but}; nothing was started"
     table = Table("method", "data set", "track", "trials", "final seeds", "note", title=title)
     for cell in document["cells"]:
         name = f"{cell['arm']} (of {cell['method']})" if cell["arm"] else cell["method"]

@@ -94,6 +94,23 @@ def _best(search: DurableSearch, ready: Ready, trials: Iterable[FrozenTrial]) ->
     }
 
 
+def next_of_sweep(found: Mapping[str, Any]) -> list[str]:
+    """What --from of a `final` may name, and why: the chosen trial; of two objectives every trial of the front, by run."""
+    if found["best"] is None:
+        return []
+    if not found["front"]:
+        return [f"{found['sweep_id'][:8]}  # trial {found['best']['number']}, {found['best']['rule']}"]
+    names = [objective["metric"].removeprefix(SIDE) for objective in found["objectives"]]
+    of = {trial["number"]: trial for trial in found["trials"]}
+    lines = []
+    for number in found["front"]:
+        values = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, of[number]["values"], strict=True))
+        most = number == found["best"]["number"]  # the one that the sweep's own id stands for
+        source = found["sweep_id"] if most else of[number]["run_id"]
+        lines.append(f"{source[:8]}  # trial {number} of the front{f', most {names[0]}' if most else ''}: {values}")
+    return lines
+
+
 def front_table(found: Mapping[str, Any]) -> pd.DataFrame:
     """One row per complete trial: trial, run, front, published, and each objective with _low, _high and _n."""
     rows = []

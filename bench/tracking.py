@@ -201,7 +201,9 @@ class Tracker:
         """The run whose id starts so. ConfigError where none or several do; those are then listed."""
         found = self._server.search(f"attributes.run_id LIKE '{prefix}%'", None, 11) if prefix.isalnum() else []
         if not found:
-            raise ConfigError("no run has an id that starts so", prefix, "the leaderboard shows the ids")
+            newest = [f"{run.run_id[:8]} ({run.kind} {run.name})" for run in self._server.search("", None, 4)]
+            do = f"the newest here: {'; '.join(newest)}; `ui` shows all" if newest else "nothing has run in this --out"
+            raise ConfigError("no run has an id that starts so", prefix, do)
         if len(found) > 1:
             some = ", ".join(f"{run.run_id[:12]} ({run.kind} {run.name})" for run in found[:10])
             more = " and more" if len(found) > 10 else ""

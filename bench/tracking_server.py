@@ -160,7 +160,7 @@ class Server:
             raise
         except Exception as error:
             if is_refusal(error):
-                raise ConfigError("MLflow holds no such run", where, "the leaderboard shows the ids") from error
+                raise ConfigError("MLflow holds no such run", where, "`ui` shows all runs") from error
             if is_outage(error):
                 raise self.unreachable(error) from error
             raise

@@ -16,7 +16,7 @@ class Roi(BaseModel):
     that overlap it by 90 % or more; box_scale: side scale x max(w, h); whole: the whole film (docs/pixels.md).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     strategy: Literal["max224", "bbox", "double_square", "double_bbox", "bbox_overlap", "box_scale", "whole"] = "max224"
     min_side: int = Field(default=224, ge=8, description="S of max224, film pixels")
     scale: float = Field(default=1.6, gt=0, description="factor of box_scale")
@@ -85,7 +85,7 @@ class Augment(BaseModel):
     and size; gmic_flip: that, and a left-right flip with p 0.5 (paper 004). Sources in docs/pixels.md.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     recipe: Literal["none", "turns", "window_turns", "flip_hv", "paper002", "paper003", "gmic", "gmic_flip"] = "none"
     margin: float = Field(
         default=1.2, ge=1, le=2, description="how much larger the cached crop is than the input (window_turns)"

@@ -20,7 +20,7 @@ from models.method import Field, Task, Term, term
 class FineRules(BaseModel):
     """Fields of every method that masks teach. It goes before the other bases of a Config, so that these come last."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fine_batch_size: int = Field(
         10, kind="budget", ge=0, description="finely annotated samples added to each step; 10 in the code"

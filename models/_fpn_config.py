@@ -15,7 +15,8 @@ from models._trunks import TrunkConfig
 from models.method import Field
 
 NEGATIVE = "negative"  # the fourth class: regions without a lesion
-Table = tuple[tuple[float, float, float, float], ...]
+Row = tuple[float, float, float, float]
+Table = tuple[Row, Row, Row, Row]
 SHARED = (
     "size", "width", "batch_size", "samples_per_class", "roi", "augment", "weights", "trunk_blocks", "input_norm",
     "pretext_epochs", "pretext_lr",
@@ -26,7 +27,7 @@ Count = int | dict[str, int]
 class Levels(BaseModel):
     """How many prototypes of each class stand on each level; a number is every class's, or class: number each."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     level_2: Count = Field(1, description="56 x 56 cells of 224; the paper prints no counts: ours")
     level_3: Count = Field(2, description="28 x 28 cells")
     level_4: Count = Field(1, description="14 x 14 cells")

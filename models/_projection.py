@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.errors import ConfigError
+from data.errors import DataError
 from models.method import Context
 
 Key = tuple[float, int, int, int]  # distance as float32, row of the table, map row, map column
@@ -152,12 +152,13 @@ def knn(distance_NM: np.ndarray, labels_N: np.ndarray, kind_M: Sequence[int], k:
 def after_pruning(
     active: Sequence[bool], pruned: Iterable[int], kind_M: Sequence[int], classes: Sequence[str]
 ) -> list[bool]:
-    """`active` without the pruned ones. ConfigError where a class would be left without a prototype."""
+    """`active` without the pruned ones. DataError where a class would be left without a prototype: of this training, the
+    next may be pruned well."""
     gone = set(pruned)
     kept = [on and j not in gone for j, on in enumerate(active)]
     for k, name in enumerate(classes):
         if not any(on for on, kind in zip(kept, kind_M, strict=True) if kind == k):
-            raise ConfigError(f"pruning would leave no prototype of class {name!r}", "prune", "choose a milder rule")
+            raise DataError(f"pruning would leave no prototype of class {name!r}", "prune", "choose a milder rule")
     return kept
 
 

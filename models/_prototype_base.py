@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batch import Batch
-from data.errors import ConfigError
+from data.errors import ConfigError, DataError
 from models import _projection as projection
 from models import _prototype_panels as panels
 from models import _prototypes as proto
@@ -213,7 +213,7 @@ class PrototypeMethod(MalignancyHead):
             own = [j for j in members.tolist() if int(self.classes[j]) == kind]
             vectors = [vector for _, label, vector in draws if label == kind]
             if own and not vectors:
-                raise ConfigError(
+                raise DataError(
                     f"no training sample of class {name!r} has a mask",
                     "prototype_init: lesion_patches",
                     "set it to uniform",
@@ -269,6 +269,11 @@ class PrototypeMethod(MalignancyHead):
             raise ConfigError(
                 f"there is no prototype {unknown[0]}", "prune.keep", f"name some of 0-{len(self.classes) - 1}"
             )
+        kinds = self.classes.tolist()
+        bare = [name for k, name in enumerate(self.class_names) if k not in {kinds[j] for j in c.prune.keep}]
+        if c.prune.rule == "manual" and bare:
+            of = f"name one of {[j for j, kind in enumerate(kinds) if self.class_names[kind] == bare[0]]}"
+            raise ConfigError(f"no prototype of class {bare[0]!r} would stay", "prune.keep", of)
 
     def prune_stages(self) -> list[Stage]:
         """Pruning, where a rule asks for it, and the last layer again on what it left."""

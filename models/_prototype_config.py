@@ -6,7 +6,7 @@ prints and the code does not follow is named in the field's description.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from models._prototypes import Distance
 from models._trunks import TrunkConfig
@@ -18,7 +18,7 @@ Init = Literal["uniform", "patches", "lesion_patches"]
 class Prune(BaseModel):
     """Which prototypes are taken out after the last projection."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     rule: Literal["duplicates", "knn", "manual", "none"] = Field(
         "duplicates",
         description="duplicates: same class and patch (paper 002); knn: the code's rule; manual: `keep`; none",
@@ -33,11 +33,17 @@ class Prune(BaseModel):
     )
     lr_h1: float = Field(1e-4, gt=0, description="their rate; of the code")
 
+    @model_validator(mode="after")
+    def _some_may_stay(self) -> "Prune":
+        if self.rule == "knn" and self.threshold > self.k:
+            raise ValueError(f"threshold {self.threshold} of {self.k} images: no prototype would stay; give at most k")
+        return self
+
 
 class MalHead(BaseModel):
     """The logistic regression on the margin logits that answers the malignancy track."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     fit_on: Literal["train", "fine_annotated"] = Field(
         "train", description="training rows with one of the margins and known malignancy"
     )

@@ -34,7 +34,7 @@ def Field(default: Any, *, kind: Kind = "science", description: str, **limits: A
 class MethodConfig(BaseModel):
     """Fields that every method has; its own Config adds to them. Frozen; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int = Field(224, kind="budget", ge=16, description="side of the square input, pixels")
     width: float = Field(

@@ -60,6 +60,13 @@ def published(name: str, overrides: Mapping[str, Any] | None = None, readings: b
     return recorder.params
 
 
+def ranges(name: str) -> dict[str, str]:
+    """Parameter -> what a trial may get, in words, at the published point, readings included."""
+    recorder = Published(name, {})
+    load(name, has_readings(name))(recorder)
+    return recorder.ranges
+
+
 def suggest(name: str, trial: Any, held: Mapping[str, Any] | None = None, readings: bool = False) -> dict[str, Any]:
     """What the space suggests for a trial; parameters in `held` (dotted keys) are taken as they are and not searched."""
     fixed = _settled(name, held)
@@ -113,6 +120,7 @@ class Published(_Suggester):
         self.config: BaseModel = models.load(method).Config.model_validate(unflatten(overrides))
         self.switches: Mapping[str, Any] = getattr(_module(method), "PUBLISHED", {})
         self.params: dict[str, Any] = {}
+        self.ranges: dict[str, str] = {}  # what a trial may get, in words
 
     def answer(self, name: str, kind: str, *args: Any, **kwargs: Any) -> Any:
         if name in self.overrides:  # laid over the published point: not searched, so no range applies
@@ -125,7 +133,17 @@ class Published(_Suggester):
                 "widen it",
             )
         self.params[name] = value
+        self.ranges[name] = _in_words(args, kwargs)
         return value
+
+
+def _in_words(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    if len(args) == 1:
+        return ", ".join(map(str, args[0]))
+    step = kwargs.get("step")
+    return f"{args[0]} to {args[1]}" + (
+        ", log" if kwargs.get("log") else f", step {step}" if step not in (None, 1) else ""
+    )
 
 
 def _settled(name: str, held: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -316,6 +316,25 @@ def test_a_later_name_is_added_to_the_run(ran: tuple[Path, Path], capsys: pytest
 
 
 @pytest.mark.ray
+@pytest.mark.long
+def test_a_training_that_ends_without_a_prototype_keeps_no_other_waiting(
+    ran: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """What its pruning would leave, only a training tells: that run failed, and the suite goes on."""
+    text = SUITE.replace("[vgg16, plain, same, no_turns, placebo]", "[strict, plain]")
+    text = text[: text.index("primary:")] + text[text.index("cells:") :]
+    net = "warm_epochs: 0, joint_epochs: 1, push_every: 1, h1_epochs: 1, topk_k: 1, coef_fine: 0"
+    strict = f"  strict: {{method: protopnet, settings: {{{net}, prune: {{rule: knn, k: 6, threshold: 6}}}}}}\n"
+    (tmp_path / "s.yaml").write_text(
+        text.replace("  plain: {method: vgg16}\n", f"  plain: {{method: vgg16}}\n{strict}")
+    )
+    said = here("bench", tmp_path / "s.yaml", "--out", tmp_path / "runs", "--json")
+    found = {cell["arm"]: cell for cell in said.document["cells"]}
+    assert said.code == 1 and found["plain"]["status"] == "done"
+    assert found["strict"]["status"] == "failed" and "pruning would leave no prototype" in found["strict"]["reason"]
+
+
+@pytest.mark.ray
 def test_an_arm_of_which_no_trial_ends_well_keeps_no_other_waiting(ran: tuple[Path, Path]) -> None:
     suite, out = ran
     text = (

@@ -92,8 +92,24 @@ def test_dry_run_starts_nothing(tmp_path: Path) -> None:
         assert not (tmp_path / command / "mlflow.db").exists()
     assert here("bench", "smoke", "--out", tmp_path, "--dry-run", "--json").document["cells"]
     for wrong, named in (("epoch=3", "epoch"), ("lr=-1", "lr"), ("data.levle=easy", "levle")):
-        said = here("train", "vgg16", "phantom", "--set", wrong, "--out", tmp_path, "--dry-run", "--json")
-        assert named in said.document["cells"][0]["reason"]
+        assert named in here("train", "vgg16", "phantom", "--set", wrong, "--out", tmp_path, "--dry-run").error
+    late = ("fpn_iaia_bl", "phantom", "--set", "start=weights", "--set", "weights=none", "--set", "size=64")
+    assert "topk_k 5000 on level" in here("train", *late, "--set", "topk_k=5000", "--out", tmp_path, "--dry-run").error
+
+
+def test_the_dry_run_of_a_suite_says_which_cells_would_not_run(tmp_path: Path) -> None:
+    suite = "name: s\ncells:\n  - {methods: [vgg16, vgg16_mask], dataset: phantom, track: detection}\n"
+    (tmp_path / "s.yaml").write_text(f"{suite}budget: {{weights: none, size: 32, width: 0.0625}}\n")
+    said = here("bench", tmp_path / "s.yaml", "--out", tmp_path, "--dry-run", "--json")
+    reasons = {cell["method"]: cell["reason"] for cell in said.document["cells"]}
+    assert said.code == 1 and reasons["vgg16"] is None and "a normal film has none" in reasons["vgg16_mask"]
+    assert "would run, but for 1 of 2" in here("bench", tmp_path / "s.yaml", "--out", tmp_path, "--dry-run").stdout
+
+
+def test_search_spaces_are_listed_with_their_ranges() -> None:
+    [space] = [s for s in here("list", "spaces", "--json").document["spaces"] if s["name"] == "iaia_bl"]
+    assert set(space["ranges"]) == {*space["published"], *space["readings"]}
+    assert space["ranges"]["coef_fine"].endswith(", log") and " to " in space["ranges"]["coef_fine"]
 
 
 def test_a_wrong_setting_ends_a_suite_before_anything_is_made(tmp_path: Path) -> None:
@@ -297,6 +313,44 @@ def test_explain(runs: Runs) -> None:
 
 
 @pytest.mark.ray
+def test_train_says_where_the_network_looks_and_what_comes_next(runs: Runs) -> None:
+    said = runs("train", "vgg16", "phantom")
+    document = said.document
+    shown = document["metrics"]["validation/activation_precision_lesion"]
+    assert 0 <= shown["low"] <= shown["value"] <= shown["high"] <= 1 and shown["n"] > 0
+    logged = Tracker(out=runs.out).run(document["run_id"]).metrics
+    assert logged["validation/activation_precision_lesion"] == shown["value"], "two runs are compared in MLflow"
+    assert f"next: python run_bench.py explain {document['run_id'][:8]} --out" in said.stderr
+
+
+@pytest.mark.ray
+def test_explain_reads_the_folder_that_it_is_given(runs: Runs, tmp_path: Path) -> None:
+    """A copy, or what was moved: what lies there now is read, not the place where it was made."""
+    run = runs.final().document["rows"][0]["seeds"][0]
+    shutil.copytree(runs.out, tmp_path / "copy")
+    explain = ("explain", run, "--out", tmp_path / "copy", "--quiet")
+    assert here(*explain).code == 0
+    for state in (tmp_path / "copy" / "checkpoints").glob("**/final.pt"):
+        state.write_bytes(state.read_bytes()[:1000])
+    assert "final.pt" in here(*explain).error
+
+
+@pytest.mark.ray
+def test_explain_of_a_run_that_left_nothing_says_why(runs: Runs) -> None:
+    runs.sweep()
+    tracker = Tracker(out=runs.out)
+    given: dict[str, Any] = {"name": "x", "kind": "train", "params": {}}
+    alive = tracker.start("margin", identity="alive", **given)
+    gone = tracker.start("margin", identity="gone", **given)
+    tracker.finish(gone, "failed", failure="diverged", reason="stage joint 1, step 3")
+    assert f"run {alive[:8]} (train) is still running (RUN)" in runs("explain", alive, "--quiet").error
+    assert "failed: diverged: stage joint 1, step 3 (RUN)" in runs("explain", gone, "--quiet").error
+    tracker.finish(alive, "interrupted", reason="a test")
+    assert "was cut off (RUN)" in runs("explain", alive, "--quiet").error
+    assert "the newest here: " in runs("explain", "0" * 32, "--quiet").error
+
+
+@pytest.mark.ray
 def test_the_same_command_again_shows_what_is_finished(runs: Runs) -> None:
     before: dict[str, Any] = runs.sweep().document
     again = runs("sweep", "vgg16", "phantom", "--trials", "2")
@@ -377,7 +431,10 @@ def test_a_sweep_by_two_objectives(runs: Runs) -> None:
         logged = Tracker(out=runs.out).run(trial["run_id"]).metrics
         assert [logged[name] for name in names] == trial["values"]
     best = document["best"]
-    assert best["number"] in document["front"] and f"--from {document['sweep_id'][:8]}" in said.stderr
+    assert best["number"] in document["front"] and f"--from {document['sweep_id'][:8]}  # trial" in said.stderr
+    assert said.stderr.count("next: ") == len(document["front"]), (
+        "each trial of the front may be the one that is wanted"
+    )
     assert {Path(path).name for path in document["pictures"]} == {"front.svg", "front.csv"}
     recorded = runs.out / "artifacts" / "margin" / document["sweep_id"] / "artifacts" / "front" / "front.svg"
     assert recorded.read_bytes() == Path(document["pictures"][0]).read_bytes()

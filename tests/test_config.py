@@ -44,8 +44,9 @@ def the_line(file: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("1: 2", r"the key 1 is no text \(.*x.yaml, line 1\)"),
-        ("a:\n  - {b: 1, 2: 3}", r"the key 2 is no text \(.*x.yaml, line 2\)"),
+        ("1.5: 2", r"the key 1.5 is no text \(.*x.yaml, line 1\)"),
+        ("a:\n  - {b: 1, null: 3}", r"the key null is no text \(.*x.yaml, line 2\)"),
+        ("a: {2: 1, '2': 3}", "the key '2' stands there twice"),
         ("on: 1", "the key on is no text"),
         ("? [a]\n: 1", "is no text"),
         ("a: 1\nb: 2\na: 3", r"the key 'a' stands there twice, first in line 1 \(.*x.yaml, line 3\)"),
@@ -87,11 +88,11 @@ def test_what_a_file_may_hold(tmp_path: Path) -> None:
 
 
 def test_pairs() -> None:
-    assert parse_set(["a=1e-3", "b=true", "c=[1, 2e-1]", "d=", "e=none", "b=false"]) == {
-        "a": 1e-3, "b": False, "c": [1, 0.2], "d": None, "e": "none",
+    assert parse_set(["a=1e-3", "b=true", "c=[1, 2e-1]", "d=", "e=none", "b=false", "k={2: 5}"]) == {
+        "a": 1e-3, "b": False, "c": [1, 0.2], "d": None, "e": "none", "k": {"2": 5},
     }  # fmt: skip
     for wrong, says in {
-        "lr=[1,": r"\(--set lr\)", "lr={1: 2}": "the key 1 is no text", "lr={a: 1, a: 2}": "stands there twice",
+        "lr=[1,": r"\(--set lr\)", "lr={1.5: 2}": "the key 1.5 is no text", "lr={a: 1, a: 2}": "stands there twice",
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=says) as caught:
             parse_set([wrong])

@@ -222,6 +222,17 @@ def weights_of(reading: Any, orientation: Any, sample: int, prototype: int) -> t
     return float(table.outside_KK[sample, prototype]), float(table.inside_KK[sample, prototype])
 
 
+@pytest.mark.parametrize(
+    "table", [[[0, 0, 0, 1]] * 3, [[0, 0, 0, 1]] * 5, [[0, 0, 1]] * 4, [[float("inf"), 0, 0, 1]] * 4]
+)
+def test_a_table_is_four_by_four_and_finite(table: list[list[float]]) -> None:
+    for name in ("lambda_in", "lambda_out"):
+        with pytest.raises(ValueError, match=name):
+            models.load("fpn_iaia_bl").Config.model_validate({name: table})
+    with pytest.raises(ValueError, match="coef_fine"):
+        models.load("fpn_iaia_bl").Config(coef_fine=float("inf"))
+
+
 def test_what_the_tables_punish() -> None:
     circumscribed, spiculated, negative = 0, 2, 3
     assert weights_of("semantic", "printed", circumscribed, circumscribed) == (1, 0), "own class: outside alone"

@@ -180,7 +180,7 @@ def test_prototypes_start_in_lesions_of_their_class() -> None:
             assert min(float(method.look(b.image).d[:, j].min()) for b in own) < 1e-5
     for b in (made := batches()):
         b.has_mask[:] = False
-    with pytest.raises(ConfigError, match="has a mask"):
+    with pytest.raises(DataError, match="has a mask"):
         method.start_as_patches(ToyContext(made))
 
 
@@ -229,8 +229,15 @@ def test_other_pruning_rules(rule: dict[str, Any]) -> None:
 
 
 def test_pruning_refuses_to_empty_a_class() -> None:
-    method = toy_method("iaia_bl", prune={"rule": "manual", "keep": (0, 5)})
-    with pytest.raises(ConfigError, match="spiculated"):
+    """What no training can mend is told before the first stage; what this training led to, as its failure."""
+    with pytest.raises(
+        ConfigError, match=r"'spiculated' would stay \(prune.keep\); name one of \[10, 11, 12, 13, 14\]"
+    ):
+        toy_method("iaia_bl", prune={"rule": "manual", "keep": (0, 5)}).stages()
+    with pytest.raises(ValueError, match="no prototype would stay; give at most k"):
+        toy_method("iaia_bl", prune={"rule": "knn", "k": 3, "threshold": 4})
+    method = toy_method("iaia_bl", prune={"rule": "knn", "k": 6, "threshold": 6})
+    with pytest.raises(DataError, match="would leave no prototype of class"):
         method.prune(ToyContext(batches()))
 
 

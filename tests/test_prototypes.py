@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batch import Batch
-from data.errors import ConfigError
+from data.errors import DataError
 from models import _projection as projection
 from models import _prototypes as proto
 from models._malignancy_head import logistic
@@ -215,7 +215,7 @@ def test_start_in_lesions_does_not_depend_on_workers_and_stays_inside() -> None:
 
 
 def test_pruning_never_empties_a_class() -> None:
-    with pytest.raises(ConfigError, match="spiculated"):
+    with pytest.raises(DataError, match="spiculated"):  # of one training: a sweep goes on
         projection.after_pruning([True] * 4, [2, 3], [0, 1, 2, 2], ("circumscribed", "indistinct", "spiculated"))
 
 

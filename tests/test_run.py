@@ -87,6 +87,15 @@ def test_frames_that_a_finished_run_was_not_asked_for_are_added(
     assert found["auroc_mean"].value is not None and found["auroc_mean"].n == len(frame.predictions)
 
 
+def test_a_damaged_frame_is_written_again(finished: tuple[Job, EpochReport]) -> None:
+    job, _ = finished
+    frame = Path(job.folder) / "frames" / "validation-margin"
+    before = Frame.load(frame).predictions
+    (frame / "predictions.parquet").write_bytes((frame / "predictions.parquet").read_bytes()[:900])
+    list(train_run(job))
+    assert Frame.load(frame).predictions.equals(before)
+
+
 def test_a_cut_run_goes_on_from_its_checkpoint(ready: Ready, tmp_path: Path) -> None:
     job = job_of(ready, tmp_path, spec=ready.spec(ready.config({"epochs": 2}), seed=1))
     run = train_run(job)

@@ -197,14 +197,22 @@ def _wanted_frames(job: Job) -> list[tuple[str, str]]:
 
 
 def _add_frames(job: Job, folder: Path, worker: Worker) -> None:
-    """Frames that a finished run was not asked for when it ran: as a requirement it had no ledger entry."""
-    if all((folder / "frames" / f"{side}-{track}" / "frame.json").is_file() for side, track in _wanted_frames(job)):
+    """Frames that a finished run was not asked for when it ran: as a requirement it had no ledger entry; or damaged ones."""
+    if all(_is_whole(folder / "frames" / f"{side}-{track}") for side, track in _wanted_frames(job)):
         return
     prepared = open_data(job)
     split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
     lineage = json.loads((folder / LINEAGE).read_text())
     settings = Settings(seed=job.spec.seed, select=job.select, bf16=job.spec.bf16)
     _finish(job, folder, trained(job, prepared, worker.device), prepared, split, lineage, settings, worker)
+
+
+def _is_whole(frame: Path) -> bool:
+    try:
+        Frame.load(frame)
+    except DataError:
+        return False
+    return True
 
 
 def _ancestors(job: Job, split: Split) -> list[dict[str, list[str]]]:

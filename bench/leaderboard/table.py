@@ -57,7 +57,10 @@ def print_tables(board: Board, console: Console) -> None:
     A value is never broken: columns that do not fit are left out from the right, and named.
     """
     if not board.rows:
-        console.print("There is no final result yet; `python run_bench.py bench smoke` makes some.", markup=False)
+        console.print(
+            "There is no final result yet: `final` makes one, `bench smoke` some. Runs of `train` and `sweep` are in `ui`.",
+            markup=False,
+        )
     for _, rows in board.tables():
         names = head(rows)
         shown, dropped = list(names), []

@@ -48,7 +48,7 @@ def write_frame(
 
 def read_frame(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
     """Meta, tables and arrays by name. Raises DataError for a missing marker and for each file that is not whole."""
-    do = "the same `final` restores it from the run's folder in checkpoints/"
+    do = "the same `train` or `final` makes it again from the run's folder in checkpoints/"
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         files, meta, form = dict(marker["files"]), dict(marker["meta"]), int(marker["format"])
