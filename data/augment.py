@@ -41,6 +41,24 @@ class Variation:
     angle: float = 0.0  # degrees anticlockwise about the middle; multiples of 90 move pixels exactly
 
 
+def pose_of(drawn: Variation, canvas: Size, size: Size) -> int:
+    """Which of the eight flips and quarter turns of the central window this is, 0 being the window itself; -1 if none.
+
+    4 is set for mirrored ones, which are turned after the mirror; what stands on its head is mirrored and half turned.
+    Two variations of a canvas that give the same pixels have one number.
+    """
+    if drawn.window != centre(canvas, size).window or drawn.to_source is not None or drawn.angle % 90:
+        return -1
+    quarters = int(drawn.angle // 90) + 2 * drawn.upside_down
+    return 4 * (drawn.mirror != drawn.upside_down) + quarters % 4
+
+
+def posed(image: Tensor, pose: int) -> Tensor:
+    """Square images (..., H, W) in the pose of that number, from the one of number 0."""
+    turned = image.flip(-1) if pose >= 4 else image
+    return torch.rot90(turned, pose % 4, (-2, -1))
+
+
 def cached_margin(spec: Augment) -> float:
     """How much larger than the input the cached crop of a recipe is."""
     return spec.margin if _RECIPES[spec.recipe].larger else 1.0

@@ -24,6 +24,9 @@ class Batch:
     malignant: Tensor  # (B) int64
     stream: Tensor  # (B) int64: position in Inputs.streams
     index: Tensor  # (B) int64: row of Samples.table
+    pose: (
+        Tensor  # (B) int64: which of the eight flips and turns of the central window it is (data/augment.py); -1: none
+    )
     boxes: list[Tensor] = field(default_factory=list)  # B tensors (n, 4): x0 y0 x1 y1 in input pixels
     cached: Mapping[str, Tensor] | None = (
         None  # what Stage.cache left for these samples; then image may be empty (B, 1, 0, 0)

@@ -95,6 +95,9 @@ class Augment(BaseModel):
     )
 
 
+Picture = Literal["image", "mask"]
+
+
 @dataclass(frozen=True)
 class Stream:
     """A named source of samples within one step.
@@ -119,6 +122,7 @@ class Inputs:
     streams: tuple[Stream, ...]
     roi: Roi = field(default_factory=Roi)
     augment: Augment = field(default_factory=Augment)
+    picture: Picture = "image"  # what stands as Batch.image: the film, or the lesion's mask in its place
     negatives: int = 0  # lesion-free regions that join the training side, drawn once per seed (Stream.only: negative)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ Shapes: B samples, H W input pixels, h w cached pixels (larger than the input wh
 import multiprocessing
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data._canvas import Canvases
 from data._negatives import KIND as NEGATIVE
-from data.augment import Variation, centre, draw, vary_boxes
+from data.augment import Variation, centre, draw, pose_of, vary_boxes
 from data.batch import Batch
 from data.errors import ConfigError
 from data.inputs import Augment, Inputs, Stream
@@ -94,7 +95,8 @@ def batches(
         generator=torch.Generator().manual_seed(seed),  # keeps the global generator of torch untouched
     )
     for made in loader:
-        yield made.batch(samples.size, device or "cpu") if isinstance(made, Canvases) else made
+        batch = made.batch(samples.size, device or "cpu") if isinstance(made, Canvases) else made
+        yield replace(batch, image=batch.mask) if inputs.picture == "mask" else batch
 
 
 def step_sizes(count: int, per_step: int) -> list[int]:
@@ -215,6 +217,9 @@ class _Dataset(Dataset[Batch | Canvases]):
             malignant=of_table["malignant"],
             stream=torch.tensor([item.stream for item in items]),
             index=index,
+            pose=torch.tensor(
+                [pose_of(how, (one.shape[1], one.shape[2]), size) for how, one in zip(drawn, image, strict=True)]
+            ),
             boxes=[box[(box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])] for box in boxes],
         )
         return Canvases(torch.from_numpy(image.view(np.int16)), torch.from_numpy(masks), drawn, rest)

@@ -5,6 +5,7 @@ public code), so that a difference between them is none of what they were told. 
 H W pixels of masks. A sample's mask is its fine one, else that of its lesion.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -53,7 +54,7 @@ def with_fine_stream(inputs: Inputs, rules: FineRules, task: Task) -> Inputs:
     if not rules.fine_batch_size or "fine_mask" not in task.provides:
         return inputs
     streams = (*inputs.streams, Stream("fine", rules.fine_batch_size, only="fine"))
-    return Inputs(inputs.size, inputs.target, streams, inputs.roi, inputs.augment)
+    return replace(inputs, streams=streams)
 
 
 def supervision(task: Task) -> str:

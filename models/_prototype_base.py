@@ -258,6 +258,9 @@ class PrototypeMethod(MalignancyHead):
         return self.source_maps[j, : self.sides[j] ** 2].view(self.sides[j], self.sides[j])
 
     # ---- which of them stay -------------------------------------------------------------------------------------
+    def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
+        return {self.trunk.blocks: self.trunk(image_B1HW)}
+
     def check_stages(self) -> None:
         """ConfigError, before anything is trained, for what a later stage cannot do."""
         c = self.config

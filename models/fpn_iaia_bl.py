@@ -9,7 +9,7 @@ Deviations: (1) augmentation is drawn online; (2) the epoch is chosen on validat
 epochs are not printed: those of IAIA-BL and Deformable ProtoPNet are taken; (4) negatives are drawn into each step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -104,7 +104,7 @@ class FpnIaiaBl(PrototypeMethod):
         c = self.config
         own = fine.with_fine_stream(super().inputs(), c, self.task)
         negative = Stream(NEGATIVE, c.negative_batch_size, only="negative")
-        return Inputs(own.size, own.target, (*own.streams, negative), own.roi, own.augment, negatives=c.negatives)
+        return replace(own, streams=(*own.streams, negative), negatives=c.negatives)
 
     @classmethod
     def requires(cls, config: Any, task: Task) -> list[Requirement]:

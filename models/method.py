@@ -16,7 +16,7 @@ from pydantic import Field as _PydanticField
 from torch import Tensor, nn
 
 from data.batch import Batch
-from data.inputs import Augment, Inputs, Roi, Stream
+from data.inputs import Augment, Inputs, Picture, Roi, Stream
 from data.tracks import TRACKS, Track
 
 Kind = Literal["science", "budget"]
@@ -45,6 +45,9 @@ class MethodConfig(BaseModel):
     )
     samples_per_class: int | None = Field(
         None, kind="budget", ge=1, description="draws of each class an epoch; null: each training sample once"
+    )
+    picture: Picture = Field(
+        "image", description="image: the film; mask: the lesion's mask in its place (teachers of paper 003, oracles)"
     )
     roi: Roi = Field(Roi(), description="how the region is cut around the finding")
     augment: Augment = Field(Augment(), description="variation of training samples")
@@ -246,6 +249,7 @@ class Method(nn.Module):
     version: ClassVar[int] = 1
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     map_titles: ClassVar[Mapping[str, str]] = {}  # what pictures call a map of `maps`; without one its own name
+    maps_of_no_class: ClassVar[frozenset[str]] = frozenset()  # those of `maps` that are the same whatever the target
 
     def __init__(self, config: MethodConfig, task: Task) -> None:
         super().__init__()
@@ -259,9 +263,17 @@ class Method(nn.Module):
         return Inputs(
             size=(c.size, c.size),
             target=self.task.track.name,
-            streams=(Stream("train", c.batch_size, samples_per_class=c.samples_per_class),),
+            streams=(
+                Stream(
+                    "train",
+                    c.batch_size,
+                    only="mask" if c.picture == "mask" else "all",
+                    samples_per_class=c.samples_per_class,
+                ),
+            ),
             roi=c.roi,
             augment=c.augment,
+            picture=c.picture,
         )
 
     @classmethod
@@ -301,6 +313,10 @@ class Method(nn.Module):
         """name -> (B, h, w): what the decision for class `target` (B) looked at, at the method's own resolution."""
         raise NotImplementedError
 
+    def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
+        """Group -> its spatial activations (B, C, h, w), early to late; the last is what the head reads. {}: has none."""
+        return {}
+
     def evidence(self, batch: Batch) -> Evidence | None:
         """What the trained track's scores are made of; None where a method has no such sum."""
         return None
@@ -332,7 +348,8 @@ class Method(nn.Module):
             name = self.task.classes[int(predicted[i])]
             row = [Panel("image", image)]  # nothing drawn over what a reader is to judge
             for key, value in maps.items():
-                title = f"{self.map_titles.get(key, key)}: {name}"
+                of_class = "" if key in self.maps_of_no_class else f": {name}"
+                title = f"{self.map_titles.get(key, key)}{of_class}"
                 row.append(Panel(title, image, map=scale01(value[i]).float().cpu().numpy(), outline=outline))
             rows.append(row)
         return rows

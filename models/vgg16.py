@@ -8,6 +8,7 @@ the batch before the cross-entropy; (4) head pool_linear (ours) for small budget
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -75,7 +76,7 @@ class Vgg16(Method):
     def inputs(self) -> Inputs:
         inputs = super().inputs()
         if self.task.track.unit == "image":  # no region is given then
-            inputs = Inputs(inputs.size, inputs.target, inputs.streams, Roi(strategy="whole"), inputs.augment)
+            inputs = replace(inputs, roi=Roi(strategy="whole"))
         return inputs
 
     @classmethod
@@ -108,6 +109,9 @@ class Vgg16(Method):
     def forward(self, batch: Batch, stage: Stage) -> Loss:
         logits_BK = self.head(self.trunk(batch.image))
         return Loss(cross_entropy=term(F.cross_entropy(full(logits_BK), batch.label)))
+
+    def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
+        return {self.trunk.blocks: self.trunk(image_B1HW)}
 
     # ---- reading ------------------------------------------------------------------------------------------------
     @torch.no_grad()

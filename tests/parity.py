@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 
 GOLDEN = Path(__file__).parent / "golden"
-MODULES = ("tests.parity_prototypes", "tests.parity_pyramid", "tests.parity_cams", "tests.parity_metrics")
+MODULES = (
+    "tests.parity_prototypes", "tests.parity_pyramid", "tests.parity_cams", "tests.parity_metrics", "tests.parity_transfer",
+    "tests.parity_lesion_background",
+)  # fmt: skip
 
 
 @dataclass

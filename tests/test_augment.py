@@ -9,7 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.augment import Variation, _draw_paper002, cached_margin, centre, draw, in_unit, vary, vary_boxes
+from data.augment import (
+    Variation,
+    _draw_paper002,
+    cached_margin,
+    centre,
+    draw,
+    in_unit,
+    pose_of,
+    posed,
+    vary,
+    vary_boxes,
+)
 from data.cache import prepare
 from data.inputs import Augment, Inputs, Roi, Stream
 from data.loading import batches
@@ -166,6 +177,22 @@ def test_states_of_the_square_keep_every_pixel(quarter, mirror):
     out, _ = vary(in_unit(image), in_unit(image), how, size)
     expected = np.rot90(image[0, :, ::-1] if mirror else image[0], quarter)
     assert np.array_equal(np.rint(out[0].numpy() * 65535), expected)
+
+
+@given(st.integers(-4, 7), st.booleans(), st.booleans(), st.integers(1, 3))
+def test_a_pose_is_a_number_and_its_pixels(quarter, mirror, upside_down, margin):
+    canvas, size = torch.rand(1, 4 + 2 * margin, 4 + 2 * margin), (4, 4)
+    middle = centre((4 + 2 * margin, 4 + 2 * margin), size)
+    how = Variation(middle.window, mirror=mirror, upside_down=upside_down, angle=90.0 * quarter)
+    pose = pose_of(how, canvas.shape[1:], size)
+    assert 0 <= pose < 8
+    assert torch.equal(vary(canvas, canvas, how, size)[0], posed(vary(canvas, canvas, middle, size)[0], pose))
+
+
+def test_what_is_no_flip_or_quarter_turn_of_the_middle_has_no_pose():
+    assert pose_of(Variation((1, 1, 4, 4), angle=45.0), (6, 6), (4, 4)) == -1
+    assert pose_of(Variation((0, 1, 4, 4)), (6, 6), (4, 4)) == -1
+    assert pose_of(Variation((1, 1, 4, 4), to_source=(1.0, 0, 0, 0, 1.0, 0, 0, 0)), (6, 6), (4, 4)) == -1
 
 
 def states(spec: Augment, count: int) -> Counter[bytes]:

@@ -53,6 +53,7 @@ def toy_batch(n: int = 12, size: int = 32, classes: int = 3, seed: int = 0, firs
         malignant=(label > 0).long() if classes == 3 else label.clone(),
         stream=torch.zeros(n, dtype=torch.int64),
         index=torch.arange(first_row, first_row + n),
+        pose=torch.zeros(n, dtype=torch.int64),
         boxes=boxes,
     )
 
@@ -120,6 +121,10 @@ def toy_config(name: str, **overrides: Any) -> MethodConfig:
             small[key] = 1
     if "trunk_blocks" in fields:
         small["trunk_blocks"] = 4
+    if "cell" in fields:
+        small["cell"] = 8
+    if "trainable" in fields:  # nothing of a random trunk may stay frozen
+        small["trainable"] = "all"
     return config.model_validate({**small, **overrides})
 
 

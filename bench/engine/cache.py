@@ -15,7 +15,7 @@ from data.samples import TrainingData
 from models.method import Method, Stage
 
 LONGEST_STEP = 2**32
-FIELDS = ("has_mask", "has_fine", "label", "margin", "malignant", "stream", "index")
+FIELDS = ("has_mask", "has_fine", "label", "margin", "malignant", "stream", "index", "pose")
 
 
 @dataclass

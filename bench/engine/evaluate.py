@@ -233,6 +233,8 @@ def _input(method: Method, track: str) -> str:
     """What the method saw of a test case; rows are ranked within equal input."""
     if TRACKS[track].unit == "image":
         return "whole image"
+    if method.inputs().picture == "mask":
+        return "oracle mask"
     return "oracle ROI, jittered" if method.inputs().roi.jittered else "oracle ROI"
 
 

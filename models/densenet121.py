@@ -1,0 +1,130 @@
+"""DenseNet121 fine-tuned to regions: the baseline of paper 003, and the network of its teacher and its student.
+
+Shapes: B images, C channels, h w cells after the last norm, K classes.
+Deviations: optimiser, rates, epochs and batch are not printed, so they are ours; the epoch is chosen by AUROC on
+validation; the head is as the text says, a linear layer on all 7 x 7 x 1024 values, which fixes the input's size.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.batch import Batch
+from data.errors import ConfigError
+from data.inputs import Augment, Roi
+from models import _transfer as transfer
+from models._cams import class_gradient, full, gradcam
+from models._densenet import DenseTrunk, Tap, check_imagenet, imagenet_file
+from models._trunks import InputNorm
+from models.method import Card, Field, Loss, Method, MethodConfig, Prediction, Stage, Task, term
+
+CARD = Card(
+    name="densenet121",
+    title="DenseNet121, fine-tuned (baseline)",
+    year=2017,
+    tracks={"malignancy": "malignancy", "margin": "margin"},
+    explains="the activation map of the last group, and GradCAM",
+    paper="Huang et al. 2017, Densely Connected Convolutional Networks; as fine-tuned in paper 003 (Knowledge-Based Systems 316, 2025)",
+    reference="torchvision (BSD-3-Clause), used as a library",
+    deviations=(
+        "optimiser, learning rate, epochs and batch size are ours: the paper prints none",
+        "the epoch is chosen by AUROC on validation",
+    ),
+    refuses={"detection": "it reads regions that were cut around a lesion"},
+)
+
+
+class Config(MethodConfig):
+    batch_size: int = Field(16, kind="budget", ge=1, description="samples per step; ours, not printed")
+    epochs: int = Field(50, kind="budget", ge=1, description="epochs; ours, not printed")
+    weights: Literal["imagenet", "none"] = Field(
+        "imagenet", kind="budget", description="where the trunk starts: imagenet (published), none"
+    )
+    cell: Literal[32, 16, 8] = Field(
+        32,
+        kind="budget",
+        description="pixels along a cell of the last map: 32 published; fewer for small inputs, by a finer stem",
+    )
+    trainable: Literal["group4", "all"] = Field(
+        "group4", kind="budget",
+        description="group4: block 4, the last norm and the classifier (published); all, as a start from nothing needs",
+    )  # fmt: skip
+    unfreeze_transition3: bool = Field(False, description="trainable: group4: with the transition before block 4; ours")
+    frozen_bn_eval: bool = Field(
+        True,
+        description="batch norm of what is frozen keeps its statistics; silent, else they drift with nothing trained",
+    )
+    head: Literal["flatten", "pool"] = Field(
+        "flatten", description="flatten: a linear layer on every cell (published); pool: on their mean"
+    )
+    input_norm: InputNorm = Field("imagenet", description="scale of the input; silent; as vgg16's")
+    tap: Tap = Field(
+        "post_norm", description="activations of group 4: after the last norm and ReLU, or the block's; silent"
+    )
+    lr: float = Field(1e-4, gt=0, description="Adam's rate per step; ours, not printed")
+    weight_decay: float = Field(0.0, ge=0, description="coupled; ours, not printed")
+    roi: Roi = Field(Roi(strategy="max224"), description="max(224, side) around the mass (published)")
+    augment: Augment = Field(Augment(recipe="paper003"), description="flips and a rotation, p 0.5 each (published)")
+
+
+class DenseNet121(Method):
+    """Trunk, linear head, cross-entropy."""
+
+    Config = Config
+    map_titles: ClassVar[Mapping[str, str]] = {"activation": "activation map, of no class", "gradcam": "GradCAM"}
+    maps_of_no_class: ClassVar[frozenset[str]] = frozenset({"activation"})
+
+    def __init__(self, config: MethodConfig, task: Task) -> None:
+        super().__init__(config, task)
+        c = self.config
+        self.trunk = DenseTrunk(c.width, c.input_norm, c.cell)
+        if c.weights == "imagenet" and c.width == 1 and imagenet_file().is_file():
+            self.trunk.load_imagenet()
+        cells = 1 if c.head == "pool" else (c.size // c.cell) ** 2
+        pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if c.head == "pool" else []
+        self.head = nn.Sequential(*pool, nn.Flatten(), nn.Linear(self.trunk.out_channels * cells, len(task.classes)))
+
+    # ---- training -----------------------------------------------------------------------------------------------
+    def stages(self) -> list[Stage]:
+        c = self.config
+        if c.weights == "imagenet":
+            check_imagenet(c.width)
+        elif c.trainable != "all":
+            raise ConfigError(
+                "what is frozen would stay random", "trainable: group4", "set trainable to all, or weights to imagenet"
+            )
+        parts = [self.trunk] if c.trainable == "all" else self.trunk.parts(c.unfreeze_transition3)[1]
+        group = self.group(c.trainable, *parts, self.head, lr=c.lr, weight_decay=c.weight_decay)
+        return [Stage("train", [group], epochs=c.epochs)]
+
+    def training_mode(self, stage: Stage) -> None:
+        super().training_mode(stage)
+        c = self.config
+        if c.trainable == "group4" and c.frozen_bn_eval:
+            for frozen in self.trunk.parts(c.unfreeze_transition3)[0]:
+                frozen.eval()
+
+    def forward(self, batch: Batch, stage: Stage) -> Loss:
+        return Loss(cross_entropy=self.cross_entropy(self.trunk(batch.image), batch))
+
+    def cross_entropy(self, activation_BChw: Tensor, batch: Batch) -> Any:
+        return term(F.cross_entropy(full(self.head(activation_BChw)), batch.label))
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def predict(self, batch: Batch, track: str) -> Prediction:
+        scores_BK = full(self.head(self.trunk(batch.image)))
+        return Prediction(scores=scores_BK, probabilities=scores_BK.softmax(dim=1))
+
+    def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
+        return self.trunk.groups(image_B1HW, self.config.tap)
+
+    def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
+        """F^4 (Eq. 3), which knows no class; GradCAM of class `target` at the same cells, negative values cut off."""
+        with torch.no_grad():
+            activation_BChw = full(self.trunk(batch.image))
+        a, g = class_gradient(activation_BChw, self.head, target)
+        return {"activation": transfer.activation_map(a), "gradcam": gradcam(a, g).clamp_min(0)}

@@ -1,0 +1,176 @@
+"""Knowledge transfer between activation maps on DenseNet121 (paper 003): a teacher that was trained on masks shows a student,
+which is trained on regions, where to look; the region alone is needed to predict.
+
+Shapes: B images, h w cells of group j, K classes.
+Deviations: those of densenet121; beta is not printed (ours: 10); the teacher is trained once for a fold and seed, on that
+fold's training side, and is frozen and in evaluation mode while the student learns.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import models
+from data.batch import Batch
+from data.errors import ConfigError
+from models import _transfer as transfer
+from models import densenet121
+from models._cams import full
+from models.method import Card, Field, Loss, Method, MethodConfig, Requirement, Stage, Task, term
+
+CARD = Card(
+    name="densenet121_kt",
+    title="DenseNet121 with knowledge transfer from masks",
+    year=2025,
+    tracks=densenet121.CARD.tracks,
+    explains="the activation map of the last group, which a teacher on masks has shaped",
+    paper="paper 003 (Knowledge-Based Systems 316, 2025); attention transfer: Zagoruyko and Komodakis 2017",
+    reference="none of the authors; attention transfer's public code for the form at_code",
+    needs=frozenset({"mask"}),
+    supervision="label + mask",
+    deviations=(*densenet121.CARD.deviations, "beta is ours: the paper prints none"),
+    refuses=densenet121.CARD.refuses,
+)
+SHARED = ("size", "width", "samples_per_class", "roi", "augment")  # with a teacher of any kind
+START = ("weights", "cell", "input_norm", "head")  # with one of the student's own kind
+
+
+class Config(densenet121.Config):
+    beta: float = Field(
+        10.0, ge=0, description="weight of the transfer (Eq. 5), halved there; not printed, ours; 0: densenet121"
+    )
+    form: transfer.Form = Field(
+        "l2",
+        description="l2: distance (Eq. 4); l2_squared; at_code: attention transfer's mean square, without the half",
+    )
+    groups: tuple[Literal[1, 2, 3, 4], ...] = Field(
+        (4,), min_length=1, description="groups whose maps are compared; published: 4"
+    )
+    batch_reduce: transfer.Reduce = Field(
+        "mean", description="of the distances over a step; the paper writes one sample"
+    )
+    teacher: Literal["mask_trained", "same_weights"] = Field(
+        "mask_trained",
+        description="mask_trained: a network trained on the masks; same_weights: the student's own start",
+    )
+    teacher_method: str = Field(
+        "densenet121", description="method of the mask-trained teacher; published: the student's own"
+    )
+    teacher_settings: dict[str, Any] = Field(
+        {}, description="settings of that run over its published point and what both share"
+    )
+
+
+class DenseNet121Kt(densenet121.DenseNet121):
+    """The student; the teacher stands beside it and is no part of its state."""
+
+    Config = Config
+
+    def __init__(self, config: MethodConfig, task: Task) -> None:
+        super().__init__(config, task)
+        c = self.config
+        if c.picture == "mask":
+            raise ConfigError("the student is fed with films", "picture", "set it to image; the teacher has the masks")
+        self._taught_by: list[Method] = []  # in a list, so that it is no submodule
+        self._seen: dict[
+            tuple[int, int], list[Tensor]
+        ] = {}  # (row of the table, pose) -> the teacher's maps of that mask
+
+    # ---- the teacher --------------------------------------------------------------------------------------------
+    @classmethod
+    def requires(cls, config: Any, task: Task) -> list[Requirement]:
+        if not config.beta or config.teacher == "same_weights":
+            return []
+        return [Requirement("teacher", config.teacher_method, teacher_run(config), task.track.name)]
+
+    def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
+        kind = models.load(self.config.teacher_method)
+        self._take(kind(kind.Config.model_validate(teacher_run(self.config)), self.task), state)
+
+    def _take(self, teacher: Method, state: Mapping[str, Tensor]) -> None:
+        teacher.load_state_dict(state)
+        teacher.requires_grad_(False).eval()
+        with torch.no_grad():
+            found = teacher.activations(torch.zeros(1, 1, self.config.size, self.config.size))
+        if not found:
+            raise ConfigError(
+                f"{teacher.card.name} has no spatial activations", "teacher_method", "name another method"
+            )
+        self._taught_by[:] = [teacher]
+        self._seen.clear()
+
+    @property
+    def supervision(self) -> str:
+        return self.card.supervision if self.config.beta else "label"
+
+    # ---- training -----------------------------------------------------------------------------------------------
+    def stages(self) -> list[Stage]:
+        if self.config.beta and self.config.teacher == "same_weights" and not self._taught_by:  # before the first step
+            start = {key: value.detach().clone() for key, value in self.state_dict().items()}
+            self._take(type(self)(self.config, self.task), start)
+        return super().stages()
+
+    def forward(self, batch: Batch, stage: Stage) -> Loss:
+        c = self.config
+        taught = batch.has_mask & (batch.mask.flatten(1).amax(dim=1) > 0)
+        if not c.beta or not self._taught_by or not bool(taught.any()):
+            return super().forward(batch, stage)
+        found = self.trunk.blocks(batch.image)
+        last_BChw = self.trunk.last(found[4])
+        loss = Loss(cross_entropy=self.cross_entropy(last_BChw, batch))
+        if c.tap == "post_norm":
+            found[4] = last_BChw
+        shown = self.teacher_maps(batch, taught)
+        for position, group in enumerate(c.groups):
+            own_Bhw = transfer.activation_map(full(found[group])[taught])
+            d_B = transfer.distance(shown[position].to(own_Bhw), own_Bhw)
+            value = transfer.transfer(d_B, c.form, c.batch_reduce, own_Bhw[0].numel())
+            kind: Literal["mean", "sum"] = "sum" if c.batch_reduce == "sum" and c.form != "at_code" else "mean"
+            loss[f"transfer_{group}"] = term(value, kind, c.beta)
+        return loss
+
+    @torch.no_grad()
+    def teacher_maps(self, batch: Batch, taught_B: Tensor) -> list[Tensor]:
+        """Of each group of the config, the teacher's map (Eq. 3) of the masks of `taught_B` in the batch's own pose.
+
+        Made once for each mask and pose, one at a time, so that they do not depend on what else a step holds; where a
+        pose is none of the eight, afresh.
+        """
+        rows = taught_B.nonzero()[:, 0].tolist()
+        keys = [(int(batch.index[i]), int(batch.pose[i])) for i in rows]
+        maps = []
+        for i, key in zip(rows, keys, strict=True):
+            one = self._seen.get(key) if key[1] >= 0 else None
+            if one is None:
+                one = self._look(batch.mask[i : i + 1])
+                if key[1] >= 0:
+                    self._seen[key] = one
+            maps.append(one)
+        return [torch.cat([one[position] for one in maps]) for position in range(len(self.config.groups))]
+
+    def _look(self, mask_11HW: Tensor) -> list[Tensor]:
+        """The teacher's maps of one mask; of a teacher that is another network, its last one for each group."""
+        teacher = self._taught_by[0].to(mask_11HW.device)
+        with torch.autocast(mask_11HW.device.type, enabled=False):
+            found = teacher.activations(mask_11HW)
+        last = found[max(found)]
+        chosen = [
+            found.get(group, last) if isinstance(teacher, densenet121.DenseNet121) else last
+            for group in self.config.groups
+        ]
+        return [transfer.activation_map(one).cpu() for one in chosen]
+
+
+def teacher_run(config: Any) -> dict[str, Any]:
+    """Settings of the run on masks: the published point of its method, what both share, and `teacher_settings`.
+
+    None of the shared fields is searched, since the trials of a search share one teacher.
+    """
+    own = [name for name in config.teacher_settings if name in SHARED]
+    if own:
+        raise ConfigError(f"{own[0]} is shared with the student", "teacher_settings", f"set {own[0]} itself")
+    names = SHARED + (START if config.teacher_method == densenet121.CARD.name else ())
+    values = config.model_dump(mode="json")
+    return {**{name: values[name] for name in names}, "picture": "mask", **config.teacher_settings}

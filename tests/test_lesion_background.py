@@ -1,0 +1,100 @@
+"""Lesion and Background: the variance by box sums against co-occurrence matrices, and cells whose class is known."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bench.explain import glcm
+from bench.explain import lesion_background as lb
+
+
+def by_matrices(image: np.ndarray, window: int, levels: int, mu: str, pool: str) -> np.ndarray:
+    """The general way: a symmetric co-occurrence matrix of every window and direction."""
+    half = window // 2
+    q = np.pad(glcm.quantised(image, levels), half, mode="reflect")
+    found = np.zeros(image.shape)
+    m = np.arange(levels)[:, None]
+    for y, x in np.ndindex(*image.shape):
+        part = q[y : y + window, x : x + window]
+        counts = []
+        for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
+            one = part[: window - dy, max(0, -dx) : window - max(0, dx)]
+            other = part[dy:, max(0, dx) : window - max(0, -dx)]
+            count = np.zeros((levels, levels))
+            np.add.at(count, (one.ravel(), other.ravel()), 1)
+            counts.append(count + count.T)
+        values = []
+        for count in [sum(counts)] if pool == "pooled" else counts:
+            p = count / count.sum()
+            mean = (m * p).sum() / (levels**2 if mu == "printed" else 1)
+            values.append(((m - mean) ** 2 * p).sum())
+        found[y, x] = np.mean(values)
+    return found
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 5, 7]), st.sampled_from([2, 8, 32]))
+@settings(max_examples=15, deadline=None)
+def test_box_sums_are_the_matrices(seed: int, window: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, rng.integers(1, 300), size=(9, 11)).astype(float)
+    for mu in ("printed", "standard"):
+        for pool in ("pooled", "mean"):
+            found = glcm.variance(image, window=window, levels=levels, mu=mu, pool=pool)  # type: ignore[arg-type]
+            np.testing.assert_allclose(found, by_matrices(image, window, levels, mu, pool), rtol=1e-9, atol=1e-9)
+
+
+def test_a_region_without_contrast_has_no_variance() -> None:
+    assert not glcm.variance(np.full((12, 12), 7.0)).any()
+    with pytest.raises(ValueError, match="a window of 8"):
+        glcm.variance(np.zeros((12, 12)), window=8)
+    with pytest.raises(ValueError, match="less than twice the side"):
+        glcm.variance(np.zeros((4, 4)), window=9)
+
+
+def test_printed_is_bright_inside_and_standard_at_the_rim() -> None:
+    """What the two readings of mu mean (Eq. 2)."""
+    y, x = np.mgrid[:64, :64]
+    radius = np.hypot(y - 32, x - 32)
+    disc = (radius < 18) * 200.0 + np.random.default_rng(0).normal(0, 5, (64, 64)) + 30
+    printed, standard = glcm.variance(disc), glcm.variance(disc, mu="standard")
+    inside, rim, outside = radius < 10, abs(radius - 18) < 3, radius > 28
+    assert printed[inside].mean() > 1.3 * printed[rim].mean() > 1.3 * printed[outside].mean()
+    assert standard[rim].mean() > 10 * standard[inside].mean()
+
+
+def brightness(image: Tensor) -> Tensor:
+    """A network of 4 x 4 cells that sees the mean grey of each."""
+    return torch.nn.functional.avg_pool2d(image, image.shape[2] // 4)
+
+
+def test_a_cell_is_called_after_the_picture_that_it_is_like() -> None:
+    region = torch.zeros(16, 16)
+    region[4:12, 4:12] = 1
+    lesion, background = region.double().numpy(), 1 - region.double().numpy()
+    found = lb.cells_of(brightness, region, (lesion, background))
+    want = np.zeros((4, 4), bool)
+    want[1:3, 1:3] = True
+    # replaced by Lesion nothing changes anywhere; by Background every cell turns round
+    assert found.is_lesion.all() and np.allclose(found.to_lesion, 0) and np.allclose(found.to_background, 1 / 16)
+    swapped = lb.cells_of(brightness, region, (background, lesion))
+    assert not swapped.is_lesion.any()
+    mixed = (
+        np.where(want.repeat(4, 0).repeat(4, 1), lesion, 0.5),
+        np.where(want.repeat(4, 0).repeat(4, 1), 0.5, background * 0),
+    )
+    assert np.array_equal(lb.cells_of(brightness, region, mixed).is_lesion, want)
+    assert np.array_equal(found.activation > 0.5, want)
+
+
+def test_a_tie_is_background_and_batches_change_nothing() -> None:
+    region = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
+    pictures = lb.pictures(region.double().numpy(), lb.Rules(window=3))
+    tied = lb.cells_of(brightness, region, (pictures[0], pictures[0]))
+    assert not tied.is_lesion.any() and not tied.evidence.any()
+    one, many = (lb.cells_of(brightness, region, pictures, batch=n) for n in (1, 99))
+    np.testing.assert_allclose(one.to_lesion, many.to_lesion, rtol=1e-6)
+    with pytest.raises(ValueError, match="no whole number"):
+        lb.cells_of(lambda image: brightness(image)[:, :, :3], region, pictures)
