@@ -14,8 +14,7 @@ from bench.config import check_budget, group, merge, parse_set, read_yaml, resol
 from bench.console import Meter, Talk
 from bench.home import Home
 from data.errors import ConfigError
-
-PROTOCOLS = ("holdout",)
+from data.protocols import ONE_SIDE, PROTOCOLS
 
 
 class App:
@@ -89,7 +88,10 @@ class App:
     def settings(self, config: Path | None, pairs: list[str]) -> dict[str, Any]:
         return merge(unflatten(read_yaml(config)) if config else {}, unflatten(parse_set(pairs)))
 
-    def cell(self, method: str, dataset: str, track: str, protocol: str, settings: Mapping[str, Any]) -> Any:
+    def cell(
+        self, method: str, dataset: str, track: str, protocol: str, settings: Mapping[str, Any],
+        protocols: tuple[str, ...] = ONE_SIDE,
+    ) -> Any:  # fmt: skip
         """A cell of the command line. In a settings file, `data:` holds the reader's options and `budget:` a suite's."""
         import data
         import models
@@ -99,10 +101,10 @@ class App:
         models.load(method), data.reader(dataset)
         if track not in TRACKS:
             raise ConfigError(f"no track {track!r}", "--track", f"choose one of: {', '.join(TRACKS)}")
-        if protocol not in PROTOCOLS:
-            raise ConfigError(
-                f"no protocol {protocol!r} for this command", "--protocol", f"choose {', '.join(PROTOCOLS)}"
-            )
+        if protocol not in protocols:
+            of = "; `final` trains all folds" if protocol in PROTOCOLS else ""
+            do = f"choose {' or '.join(protocols)}{of}"
+            raise ConfigError(f"no protocol {protocol!r} for this command", "--protocol", do)
         rest, where = dict(settings), "--config or --set"
         options, budget = group(rest, "data", where), group(rest, "budget", where)
         roi = group(options, "roi", where)
@@ -241,7 +243,7 @@ class App:
         from bench.choose import chosen
         from bench.final import FinalPlan, run_finals
 
-        cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
+        cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs), PROTOCOLS)
         if self.dry_run:
             self._plan([cell], trials=0, seeds=seeds, alone=True)
             return
@@ -254,7 +256,9 @@ class App:
         )
         self.cluster()
         with self.talk.progress(f"final {cell}") as update:
-            [ids] = run_finals([(ready, plan)], tracker, Meter(update, seeds).seen)
+            finals = [(fold, plan) for fold in ready.each_fold()]
+            of_folds = run_finals(finals, tracker, Meter(update, seeds * len(finals)).seen)
+        ids = [run_id for of_fold in of_folds for run_id in of_fold]
         board = read_board(self.home, tracker)
         page = write_board(self.home, board)
         rows = [row for row in board.rows if set(row.seeds) & set(ids)]

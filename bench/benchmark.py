@@ -8,7 +8,7 @@ from bench.choose import chosen
 from bench.cluster.failures import Failure
 from bench.config import config_hash
 from bench.console import Meter
-from bench.final import FinalPlan, final_jobs, is_whole, name_runs, register, run_finals
+from bench.final import FinalPlan, final_jobs, is_whole, name_runs, pictured, register, run_finals
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
 from bench.plan import Ready, configured, make_ready, reason_against
@@ -37,11 +37,12 @@ class Benchmark:
         runnable = [cell for cell in cells(self.suite) if self._runnable(cell)]
         for cell in runnable:  # a wrong setting ends the suite before the first cell's data are made
             configured(cell)
-        ready = [self._ready(cell) for cell in runnable]
+        ready = [fold for cell in runnable for fold in self._ready(cell).each_fold()]
         warm.result()
         plans = self._plans(ready, tracker)
         unfinished = [item for item in plans if not self._finished(item, tracker)]
-        self.talk.say(f"{len(plans)} cells, {len(plans) - len(unfinished)} finished already")
+        going = {one.cell.key for one, _ in unfinished}
+        self.talk.say(f"{len(runnable)} cells, {len(runnable) - len(going)} finished already")
         if unfinished:
             self.app.cluster()
             runs = len(unfinished) * (self.suite.search.trials + self.suite.final.seeds)
@@ -101,7 +102,9 @@ class Benchmark:
         jobs = final_jobs(ready, plan)
         runs = {seed: tracker.find(job.spec.identity, "final") for seed, job in jobs.items()}
         return all(
-            run is not None and has_pictures(run, panels=seed == 1) and is_whole(run, Path(jobs[seed].folder))
+            run is not None
+            and has_pictures(run, panels=pictured(ready, seed))
+            and is_whole(run, Path(jobs[seed].folder))
             for seed, run in runs.items()
         )
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import models
 from data.errors import ConfigError
+from data.protocols import FOLDS
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 ALIASES = {"batch": "batch_size", "samples": "samples_per_class"}  # the short names of a suite's budget
@@ -30,8 +31,10 @@ NOT_SCIENCE = ("seed", "fold", "world_size", "requirements")  # of a RunSpec: th
 
 
 def config_hash(spec: Mapping[str, Any]) -> str:
-    """A hash of what the seeds of one row share: of a RunSpec as JSON, everything but seed, fold and machine."""
-    return digest({key: value for key, value in spec.items() if key not in NOT_SCIENCE})
+    """A hash of what the seeds and folds of one row share: of a RunSpec as JSON, everything but seed, fold and machine."""
+    # each fold has sides of its own: which they are follows from data, protocol and split_seed
+    own = (*NOT_SCIENCE, "split_hash") if FOLDS.get(str(spec.get("protocol")), 1) > 1 else NOT_SCIENCE
+    return digest({key: value for key, value in spec.items() if key not in own})
 
 
 class Strict(BaseModel):

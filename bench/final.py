@@ -25,6 +25,7 @@ from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
 from bench.tracking import RunInfo, Tracker
 from data.errors import ConfigError
 from data.passport import summary
+from data.protocols import FOLDS
 from data.tracks import TRACKS
 from models.method import MethodConfig
 
@@ -65,6 +66,7 @@ def register(ready: Ready, primary: Primary | None) -> None:
 def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -> dict[int, Job]:
     """seed -> job."""
     jobs: dict[int, Job] = {}
+    fold = f" fold {ready.fold}" if FOLDS[ready.cell.protocol] > 1 else ""
     for seed in range(1, plan.seeds + 1):
         need = TUNING_SEED if plan.share_requirements else seed
         spec = ready.spec(plan.config, seed, need)
@@ -73,7 +75,7 @@ def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -
             spec,
             folder,
             requirement_seed=need,
-            name=f"{ready.cell.name} seed {seed}, {ready.cell.dataset}",
+            name=f"{ready.cell.name} seed {seed}{fold}, {ready.cell.dataset}",
             ledger_entry=ledger_entry,
         )
     return jobs
@@ -127,12 +129,22 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
             _restore(tracker, run_id, folder)
-            draw_run(tracker, run_id, Job.model_validate_json((folder / "job.json").read_text()), pictures=seed == 1)
+            draw_run(
+                tracker,
+                run_id,
+                Job.model_validate_json((folder / "job.json").read_text()),
+                pictures=pictured(finals[position][0], seed),
+            )
     name_runs(finals, tracker)
     return [
         [found[(position, seed)] for seed in range(1, plan.seeds + 1) if (position, seed) in found]
         for position, (_, plan) in enumerate(finals)
     ]
+
+
+def pictured(ready: Ready, seed: int) -> bool:
+    """Whether panels of this run are drawn: of the first seed, and the first fold."""
+    return seed == 1 and ready.fold == 0
 
 
 def _names(finals: list[tuple[Ready, FinalPlan]]) -> dict[str, dict[str, str]]:

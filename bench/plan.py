@@ -1,7 +1,7 @@
 """From a cell to the runs that it needs: configs resolved, requirements found, jobs with their folders."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bench.suite import Cell
 from data.cache import Prepared
 from data.errors import ConfigError, DataError
 from data.inputs import Inputs
+from data.protocols import FOLDS
 from data.split import Split
 from models.method import Method, MethodConfig, Task, not_applicable
 
@@ -85,6 +86,10 @@ class Ready:
         trained_on = self.kind.card.tracks[self.cell.track]
         self.task = Task.of(trained_on, self.prepared.card.name, self.prepared.card.provides)
         self.base = self.config({})
+
+    def each_fold(self) -> list["Ready"]:
+        """This cell on every test side of its protocol, in order; itself where there is one."""
+        return [self if fold == self.fold else replace(self, fold=fold) for fold in range(FOLDS[self.cell.protocol])]
 
     # ---- configs ------------------------------------------------------------------------------------------------
     def config(self, overrides: Mapping[str, Any]) -> MethodConfig:

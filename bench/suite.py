@@ -11,6 +11,7 @@ import data
 import models
 from bench.config import Strict, canonical, check_budget, group, merge, nearest, read_yaml, resolve, unflatten
 from data.errors import ConfigError
+from data.protocols import FOLDS
 from data.tracks import TRACKS
 
 FOLDER = Path(__file__).parent / "suites"
@@ -54,7 +55,7 @@ class CellGroup(Strict):
     methods: Annotated[list[str], Field(min_length=1)] | Literal["all"]
     dataset: str
     track: str
-    protocol: Literal["holdout"] = "holdout"  # kfold5 comes with the methods that report folds
+    protocol: Literal["holdout", "kfold5"] = "holdout"
     data: dict[str, Any] = Field(default_factory=dict)  # over the suite's
 
     @property
@@ -189,6 +190,9 @@ def cells(suite: Suite) -> list[Cell]:
     """Every cell of a suite, in its order."""
     found: list[Cell] = []
     for one in suite.cells:
+        if FOLDS[one.protocol] > 1 and suite.search.trials:
+            what = f"a search on one fold of {one.protocol} would see the test sides of the others"
+            raise ConfigError(what, f"{suite.name}, search.trials", "set it to 0, or the protocol to holdout")
         for name in one.names:
             arm = suite.arms.get(name)
             method = arm.method if arm else name

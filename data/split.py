@@ -10,9 +10,9 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from data.errors import ConfigError, DataError, LeakError
+from data.protocols import FOLDS, PROTOCOLS
 
 SIDES = ("train", "validation", "test")
-PROTOCOLS = ("holdout", "kfold5")
 _SEVENTH = 7  # one of seven parts: twice in a row 14 % test, 12 % validation, 73 % training (73/12/15 of paper 002)
 _COLUMNS = ["record_id", "finding_id", "patient", "image_hash", "side", "fold"]
 
@@ -61,9 +61,8 @@ def make_split(
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"no protocol {protocol!r}", "protocol", f"choose one of: {', '.join(PROTOCOLS)}")
-    folds = 5 if protocol == "kfold5" else 1
-    if not 0 <= fold < folds:
-        raise ConfigError(f"no fold {fold} in {protocol}", "fold", f"choose 0 to {folds - 1}")
+    if not 0 <= fold < FOLDS[protocol]:
+        raise ConfigError(f"no fold {fold} in {protocol}", "fold", f"choose 0 to {FOLDS[protocol] - 1}")
     table = table.assign(patient_id=table["patient"], patient=_kept_together(table, patient_scope))
     origins = table[table["counterfactual_of"] == ""]
     if protocol == "kfold5":

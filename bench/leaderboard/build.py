@@ -15,6 +15,7 @@ from bench.leaderboard.references import rows_of_references
 from bench.leaderboard.rows import Board, Registration, Row, SeedRun, Status
 from bench.metrics import Estimate
 from data.errors import DataError
+from data.protocols import FOLDS
 from data.tracks import TRACKS
 
 Runs = list[SeedRun]
@@ -73,7 +74,7 @@ def group(runs: Iterable[SeedRun]) -> list[Runs]:
 
 def _rows_of(members: Runs, measured: Measured) -> list[Row]:
     asked = max(int(run.facts.get("seeds_asked", 0)) for run in members) or len({run.place[0] for run in members})
-    folds = 5 if members[0].spec.get("protocol") == "kfold5" else 1
+    folds = FOLDS.get(str(members[0].spec.get("protocol")), 1)
     usable = [run for run in members if run.usable]
     if len(usable) < asked * folds:
         status, reason = _incomplete(members, asked, folds)
@@ -91,7 +92,8 @@ def _incomplete(members: Runs, asked: int, folds: int) -> tuple[Status, str]:
     whole = sum(1 for seed in {run.place[0] for run in members} if _usable_folds(members, seed) >= folds)
     failed = [run for run in members if run.state == "failed"]
     said = [
-        f"seed {run.place[0]} {run.failure or 'failed'}{f' ({run.reason})' if run.reason else ''}" for run in failed
+        f"seed {run.place[0]}{f' fold {run.place[1]}' if folds > 1 else ''} {run.failure or 'failed'}{f' ({run.reason})' if run.reason else ''}"
+        for run in failed
     ]
     count = f"{whole} of {asked} seeds"
     if failed:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.config import digest
-from bench.metrics import METRICS, VERSION, Estimate, Frame, difference, over_seeds, smallest_difference
+from bench.metrics import METRICS, VERSION, Estimate, Frame, by_seed, difference, over_seeds, smallest_difference
 from data.errors import DataError
 
 ALL, THREE_MARGINS, ALL_MASSES = "all", "three margins", "all masses"
@@ -55,7 +55,7 @@ class Measured:
 
         def make() -> dict[str, Any]:
             frames = [
-                [part_of(self._frame(run, load), subset, variant) for run, load in runs.items()]
+                [part_of(frame, subset, variant) for frame in self._frames_of(runs)]
                 for runs, variant in ((a, variants[0]), (b, variants[1]))
             ]
             try:
@@ -69,12 +69,16 @@ class Measured:
         return self._kept(asked, make)
 
     def _measure(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
-        frames = [self._frame(run, load) for run, load in runs.items()]
+        frames = self._frames_of(runs)
         return [
             describe([part_of(frame, subset, variant) for frame in frames], subset, variant)
             for variant in frames[0].variants
             for subset, _ in views(frames[0])
         ]
+
+    def _frames_of(self, runs: Mapping[str, Callable[[], Frame]]) -> list[Frame]:
+        """One frame a seed: its folds are put together first, since a view of one fold may hold what another's lacks."""
+        return by_seed([self._frame(run, load) for run, load in runs.items()])
 
     def _frame(self, run: str, load: Callable[[], Frame]) -> Frame:
         if run not in self._frames:

@@ -1,0 +1,94 @@
+"""Five folds through final, record and board: every patient is tested once, by a network that never saw them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.config import config_hash
+from bench.metrics import Frame, by_seed, compute
+from bench.tracking import Tracker
+from tests.cli import here
+
+SETTINGS = """
+data: {exams: {train: 20, validation: 6, test: 6}, level: easy, size: 128, roi: {strategy: box_scale, scale: 1.6}}
+budget: {width: 0.0625, size: 32, batch: 12, weights: none, trunk_blocks: 4}
+head: pool_linear
+norm: batch
+epochs: 1
+lr: 2e-3
+"""
+
+
+def test_folds_of_a_row_share_their_settings_and_not_their_sides() -> None:
+    spec = {"method": "vgg16", "protocol": "kfold5", "split_hash": "a", "fold": 0, "seed": 1}
+    assert config_hash(spec) == config_hash({**spec, "split_hash": "b", "fold": 3, "seed": 2})
+    held = {**spec, "protocol": "holdout"}
+    assert config_hash(held) != config_hash({**held, "split_hash": "b"})
+
+
+def test_a_search_does_not_see_the_test_sides_of_other_folds(tmp_path: Path) -> None:
+    suite = (
+        "name: s\nsearch: {trials: 2}\ncells: [{methods: [vgg16], dataset: phantom, track: margin, protocol: kfold5}]\n"
+    )
+    (tmp_path / "s.yaml").write_text(suite)
+    said = here("bench", tmp_path / "s.yaml", "--out", tmp_path, "--quiet").error
+    assert "would see the test sides of the others (s, search.trials); set it to 0" in said
+    for command in ("train", "sweep"):
+        said = here(command, "vgg16", "phantom", "--protocol", "kfold5", "--out", tmp_path, "--quiet").error
+        assert "choose holdout; `final` trains all folds" in said
+
+
+@pytest.fixture(scope="module")
+def ran(local_ray: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    @contextmanager
+    def attach(address: str) -> Iterator[object]:
+        yield local_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.cluster.nodes.attach", attach)
+        folder = tmp_path_factory.mktemp("folds")
+        (folder / "s.yaml").write_text(SETTINGS)
+        yield folder, final(folder)
+
+
+def final(folder: Path) -> Any:
+    command = ("final", "vgg16", "phantom", "--protocol", "kfold5", "--seeds", "2", "--from", "published", "--json")
+    return here(*command, "--config", folder / "s.yaml", "--out", folder / "runs")
+
+
+@pytest.mark.ray
+def test_five_folds_are_one_row(ran: tuple[Path, Any]) -> None:
+    folder, said = ran
+    assert said.code == 0, said.stderr
+    [row] = [row for row in said.document["rows"] if row["kind"] == "method" and row["track"] == "margin"]
+    assert row["status"] == "done" and row["protocol"] == "kfold5" and len(row["seeds"]) == 10
+    runs = [Tracker(out=folder / "runs").run(run) for run in row["seeds"]]
+    assert {(run.tags["seed"], run.tags["fold"]) for run in runs} == {
+        (str(s), str(f)) for s in (1, 2) for f in range(5)
+    }
+    frames = [Frame.load(run.artifacts / "frames" / "test-margin") for run in runs if run.artifacts is not None]
+    one, other = by_seed(frames)
+    assert one.predictions["record_id"].is_unique and one.identity == other.identity
+    by_patient = one.predictions.groupby("patient")["fold"].nunique()
+    assert (by_patient == 1).all() and one.predictions["fold"].nunique() == 5
+    assert row["metrics"]["accuracy"]["n"] == len(one.labelled().predictions)
+    folds = [compute(frame)["auroc_mean"].value for frame in frames if list(frame.seeds) == [1]]
+    assert compute(one)["auroc_mean"].value == pytest.approx(sum(folds) / 5), "averaged, never pooled"
+    entries = [entry for entry in said.document["ledger"] if entry["kind"] == "final"]
+    assert len(entries) == 5 and len({entry["split_hash"] for entry in entries}) == 5
+    assert {entry["opened_before"] for entry in entries} == {0}
+    drawn = [run for run in runs if run.artifacts is not None and (run.artifacts / "panels").is_dir()]
+    assert [(run.tags["seed"], run.tags["fold"]) for run in drawn] == [("1", "0")]
+
+
+@pytest.mark.ray
+def test_the_same_command_again_trains_nothing(ran: tuple[Path, Any]) -> None:
+    folder, said = ran
+    again = final(folder)
+    assert again.code == 0 and [row["seeds"] for row in again.document["rows"]] == [
+        row["seeds"] for row in said.document["rows"]
+    ]
+    assert again.document["ledger"] == said.document["ledger"]
