@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.explain import glcm
-from bench.explain import lesion_background as lb
+from models import _glcm as glcm
+from models import _lesion_background as lb
 from tests.parity import Check, Evaluator
 from tests.parity_prototypes import array, tensors
 

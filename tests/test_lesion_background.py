@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.explain import glcm
-from bench.explain import lesion_background as lb
+from models import _glcm as glcm
+from models import _lesion_background as lb
 
 
 def by_matrices(image: np.ndarray, window: int, levels: int, mu: str, pool: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.explain import glcm
+from models import _glcm as glcm
 
 Background = Literal["residual", "complement", "masked"]
 Activations = Callable[[Tensor], Tensor]  # (B, 1, H, W) -> (B, C, h, w)
