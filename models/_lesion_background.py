@@ -12,23 +12,31 @@ from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from models import _glcm as glcm
+from models.method import Field, Panel
 
 Background = Literal["residual", "complement", "masked"]
 Activations = Callable[[Tensor], Tensor]  # (B, 1, H, W) -> (B, C, h, w)
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Where the paper is silent or reads two ways; the defaults are our reading (docs/methods/densenet121_kt.md)."""
+class Rules(BaseModel):
+    """Where the paper is silent or reads two ways; the defaults are our reading (docs/methods/densenet121.md)."""
 
-    mu: glcm.Mu = "printed"
-    pool: glcm.Pool = "pooled"
-    window: int = 9
-    levels: int = 32
-    background: Background = "residual"
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    mu: glcm.Mu = Field(
+        "printed", description="mean grey level of Eq. 2; printed: bright inside; standard: bright at the rim"
+    )
+    pool: glcm.Pool = Field(
+        "pooled", description="four directions: counts together, or the mean of four variances; silent"
+    )
+    window: int = Field(9, ge=3, description="side of the window, odd; silent")
+    levels: int = Field(32, ge=2, description="grey levels; silent")
+    background: Background = Field(
+        "residual", description="residual: region less Lesion; complement: 1 - Lesion; masked: their product"
+    )
 
 
 @dataclass(frozen=True)
@@ -102,3 +110,26 @@ def _replaced(image_HW: Tensor, other_HW: Tensor, h: int, w: int) -> Tensor:
 def _moved(changed_BChw: Tensor, whole_1Chw: Tensor) -> Tensor:
     """Eq. 6: the mean over all cells of the distance over channels, (B,)."""
     return torch.linalg.vector_norm(changed_BChw - whole_1Chw, dim=1).mean(dim=(1, 2))
+
+
+def panels(
+    activations: Activations, image_HW: Tensor, rules: Rules, outline_HW: np.ndarray | None = None
+) -> list[Panel]:
+    """The two pictures of a region, and the class of each cell over it: its sign, and as strength its activation.
+
+    Sides that are no whole number of cells are refused by `cells_of`.
+    """
+    grey = image_HW.float().cpu().numpy()
+    lesion, background = pictures(grey.astype(np.float64), rules)
+    found = cells_of(activations, image_HW, (lesion, background))
+    highest = max(float(found.activation.max()), np.finfo(float).tiny)
+    signed = np.where(found.is_lesion, 1, -1) * found.activation / highest
+    said = f"{int(found.is_lesion.sum())} of {found.is_lesion.size} cells are Lesion"
+    return [
+        Panel("Lesion: windowed variance", lesion, caption=f"mean grey level as {rules.mu}"),
+        Panel("Background: the rest", background, caption=rules.background),
+        Panel(
+            "Lesion (blue) and Background (red) cells", grey, map=signed, scale=(-1.0, 1.0), signed=True, outline=outline_HW,
+            caption=f"{said}; strength: the cell's activation, of the highest here",
+        ),
+    ]  # fmt: skip

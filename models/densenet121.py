@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from data.batch import Batch
 from data.errors import ConfigError
 from data.inputs import Augment, Roi
+from models import _lesion_background as lb
 from models import _transfer as transfer
 from models._cams import class_gradient, full, gradcam
 from models._densenet import DenseTrunk, Tap, check_imagenet, imagenet_file
 from models._trunks import InputNorm
-from models.method import Card, Field, Loss, Method, MethodConfig, Prediction, Stage, Task, term
+from models.method import Card, Field, Loss, Method, MethodConfig, Panel, Prediction, Stage, Task, term
 
 CARD = Card(
     name="densenet121",
@@ -64,6 +65,7 @@ class Config(MethodConfig):
     tap: Tap = Field(
         "post_norm", description="activations of group 4: after the last norm and ReLU, or the block's; silent"
     )
+    lesion_background: lb.Rules = Field(lb.Rules(), description="of the explanation by Lesion and Background")
     lr: float = Field(1e-4, gt=0, description="Adam's rate per step; ours, not printed")
     weight_decay: float = Field(0.0, ge=0, description="coupled; ours, not printed")
     roi: Roi = Field(Roi(strategy="max224"), description="max(224, side) around the mass (published)")
@@ -121,6 +123,15 @@ class DenseNet121(Method):
 
     def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
         return self.trunk.groups(image_B1HW, self.config.tap)
+
+    def explain(self, batch: Batch) -> list[list[Panel]]:
+        """Beside the maps Lesion and Background (Eq. 1, 2, 6), the paper's own explanation."""
+        rules, last = self.config.lesion_background, lambda image: full(self.activations(image)[4])
+        with torch.autocast(batch.image.device.type, enabled=False):
+            return [
+                [*row, *lb.panels(last, image_1HW[0], rules, row[1].outline)]
+                for row, image_1HW in zip(super().explain(batch), batch.image, strict=True)
+            ]
 
     def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
         """F^4 (Eq. 3), which knows no class; GradCAM of class `target` at the same cells, negative values cut off."""

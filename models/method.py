@@ -163,6 +163,7 @@ class Panel:
     box: tuple[float, float, float, float] | None = None
     caption: str = ""
     scale: tuple[float, float] | None = None  # the map's values at the ends of the colours; None: it is in [0, 1]
+    signed: bool = False  # the map has a sign, and its scale 0 in the middle: two colours
     beside: str = ""  # words at its right; their lines and columns are kept
     line: int = 0  # pictures of a case, or of a page, stand on lines of their own
     training_row: int | None = None  # what it shows: a row of the training table; None: the sample that is explained

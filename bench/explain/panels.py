@@ -31,6 +31,7 @@ WARNING = "Not for clinical use."
 CAUTION = "A plausible picture is not the reason for a decision: see docs/explanations.md."
 WRONG = "not correct"
 SIDES = {"L": "left breast", "R": "right breast"}
+TWO_COLOURS = "RdBu"  # of maps that have a sign: red below 0, blue above, pale at 0
 COLOURS = "viridis"  # even in brightness, so it reads the same in grey and for the colour-blind
 OUTLINE, HALO = "#ff9e1b", "black"  # orange on black: not among viridis's colours, visible on dark and on bright tissue
 FRAME = "white"  # of a single cell, on black as well
@@ -212,7 +213,9 @@ def _picture(axes: Axes, panel: Panel) -> None:
     if panel.map is not None:
         # One opacity for the whole map, so that a colour means the same everywhere, as the colour bar says.
         # cells as they are: smoothing would show an accuracy that the map does not have
-        axes.imshow(_coloured(panel), cmap=COLOURS, vmin=0, vmax=1, extent=extent, interpolation="nearest", alpha=ALPHA)
+        axes.imshow(
+            _coloured(panel), cmap=_colours(panel), vmin=0, vmax=1, extent=extent, interpolation="nearest", alpha=ALPHA
+        )
         _bar(axes, panel)
     if panel.outline is not None and np.any(panel.outline > 0.5) and not np.all(panel.outline > 0.5):
         grid = (np.arange(width) + 0.5, np.arange(height) + 0.5)
@@ -236,6 +239,10 @@ def _picture(axes: Axes, panel: Panel) -> None:
     axes.set_anchor("N")
 
 
+def _colours(panel: Panel) -> str:
+    return TWO_COLOURS if panel.signed else COLOURS
+
+
 def _coloured(panel: Panel) -> np.ndarray:
     """The map in [0, 1] of its scale; what lies beyond gets the colour of the end."""
     low, high = panel.scale or (0.0, 1.0)
@@ -249,7 +256,7 @@ def _bar(axes: Axes, panel: Panel) -> None:
     inch = 1 / (SIDE * min(1.0, height / width))  # of the picture's height: a wide one is lower than its axes
     bar = axes.inset_axes((0.25, -0.17 * inch, 0.5, 0.08 * inch))
     bar.set_facecolor(TISSUE)
-    bar.imshow(np.linspace(0, 1, 256)[None], cmap=COLOURS, vmin=0, vmax=1, aspect="auto", alpha=ALPHA)
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap=_colours(panel), vmin=0, vmax=1, aspect="auto", alpha=ALPHA)
     bar.set_xticks([])
     bar.set_yticks([])
     low, high = "its lowest", "its highest"
