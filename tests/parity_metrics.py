@@ -1,4 +1,4 @@
-"""What evaluates the golden files of the metrics: 06 DeLong, 08 activation precision (its NumPy part), 09 kappa.
+"""What evaluates the golden files of the metrics: 06 DeLong, 08 activation precision (its NumPy part), 09 kappa, 15 tests.
 
 Tolerances are those of tests/golden/README_*.md. The files of statistics are evaluated in float64 only, as they ask.
 """
@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from bench.metrics import agreement, auroc, explain
+from bench.metrics import agreement, auroc, explain, holm
+from bench.metrics.folds import mcnemar
 from bench.metrics.frame import Frame
 from tests.parity import Check, Evaluator
 
@@ -119,4 +120,18 @@ def kappa(arrays: Arrays, dtype: str) -> Iterator[Check]:
             yield Check(f"{name[:-2]}_{weights} (errors squared)", got, want, EXACT, EXACT)
 
 
-EVALUATORS: dict[str, Evaluator] = {"06": delong, "08": activation_precision, "09": kappa}
+def mcnemar_holm(arrays: Arrays, dtype: str) -> Iterator[Check]:
+    if dtype != "float64":
+        return
+    fields = [str(name) for name in arrays["mcnemar_fields"]]
+    for number, row in enumerate(arrays["mcnemar"]):
+        values = dict(zip(fields, row, strict=True))
+        b, c = int(values["b"]), int(values["c"])
+        want = values["p_exact"] if b + c < 25 else values["p_chi2_cc"]
+        yield Check(f"mcnemar {number}: {b}, {c}", np.array(mcnemar(b, c)), np.nan_to_num(want, nan=1.0), 1e-12, 1e-14)
+    for name in (name for name in arrays if name.startswith("holm_") and name.endswith("_p")):
+        adjusted = holm(arrays[name].tolist())[0]
+        yield Check(name.replace("_p", "_adj"), adjusted, arrays[name.replace("_p", "_adj")], 1e-12, 1e-14)
+
+
+EVALUATORS: dict[str, Evaluator] = {"06": delong, "08": activation_precision, "09": kappa, "15": mcnemar_holm}

@@ -1,5 +1,6 @@
 """Five folds through final, record and board: every patient is tested once, by a network that never saw them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from bench.config import config_hash
 from bench.metrics import Frame, by_seed, compute
 from bench.tracking import Tracker
+from docs.folds import main as table
 from tests.cli import here
 
 SETTINGS = """
@@ -92,3 +94,15 @@ def test_the_same_command_again_trains_nothing(ran: tuple[Path, Any]) -> None:
         row["seeds"] for row in said.document["rows"]
     ]
     assert again.document["ledger"] == said.document["ledger"]
+
+
+@pytest.mark.ray
+def test_the_table_of_a_paper(ran: tuple[Path, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, said = ran
+    capsys.readouterr()
+    assert table([str(folder / "runs"), "--reference", "vgg16", "--track", "margin"]) == 0
+    printed = capsys.readouterr().out
+    n = said.document["rows"][0]["metrics"]["accuracy"]["n"]
+    assert re.search(rf"\| vgg16 \| \d+\.\d ± \d+\.\d \| \[\[.*\]\] \| .* \| {n} \| 2 \|", printed)
+    assert table([str(folder / "runs"), "--reference", "vgg", "--track", "margin"]) == 2
+    assert "no finished row of folds is called 'vgg'" in capsys.readouterr().err
