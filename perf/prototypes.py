@@ -8,10 +8,8 @@ machine meets all of it; a ratio is of two neighbours in time. cpu: seconds of t
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,8 @@ from data.samples import TrainingData
 from models._prototype_base import PrototypeMethod
 from models.fpn_iaia_bl import FocalSeen, FpnIaiaBl
 from models.method import Stage, Task
+from perf._turns import HEADER, Clock, Work, in_turns, show
 
-Work = Callable[[], object]
 OPTIONS = {"exams": {"train": 12, "validation": 4, "test": 2}, "size": 512}
 PROVIDES = frozenset(
     {"margin", "mask", "fine_mask", "box", "normal"}
@@ -43,47 +41,6 @@ FEW: dict[str, dict[str, Any]] = {  # a step of eight samples, one of them at le
 }
 STEP_BOUND = {"iaia_bl": 1.05, "fpn_iaia_bl": 1.25}
 FINE_BOUND, PROJECTION_BOUND = 0.05, 1.15
-
-
-# ---- clock and table ---------------------------------------------------------------------------------------------
-@dataclass
-class Clock:
-    """Seconds that a piece of work takes: of this process on its cores, or elapsed ones."""
-
-    kind: str
-    device: str
-
-    def __call__(self, work: Work) -> float:
-        now = time.process_time if self.kind == "cpu" else time.perf_counter
-        self._wait()
-        started = now()
-        work()
-        self._wait()
-        return now() - started
-
-    def _wait(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-
-def in_turns(works: Mapping[str, Work], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Seconds of each piece of work, round by round; a first round does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
-        for name, work in works.items():
-            seconds = clock(work)
-            if turn:
-                taken[name].append(seconds)
-    return taken
-
-
-def show(what: str, taken: list[float], beside: list[float], bound: float) -> None:
-    ratios = [a / b for a, b in zip(taken, beside, strict=True)]
-    spread = f"{min(ratios):.3f}-{max(ratios):.3f}"
-    print(
-        f"{what:46}{statistics.median(taken):9.3f}{statistics.median(beside):9.3f}"
-        f"{statistics.median(ratios):9.4f}{spread:>15}{min(taken) / min(beside):9.4f}   <= {bound:.2f}"
-    )
 
 
 # ---- methods and data --------------------------------------------------------------------------------------------
@@ -258,7 +215,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     clock, rounds = Clock(asked.clock, asked.device), 2 if asked.quick else asked.rounds
     print(f"{asked.device}, {cores()} cores, {asked.threads} threads, {asked.clock} seconds, {rounds} rounds")
-    print(f"{'':46}{'work':>9}{'beside':>9}{'ratio':>9}{'lowest-highest':>15}{'of best':>9}   bound")
+    print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
         home = Home.at(Path(folder))
         for name in STEP_BOUND:
