@@ -59,6 +59,12 @@ def posed(image: Tensor, pose: int) -> Tensor:
     return torch.rot90(turned, pose % 4, (-2, -1))
 
 
+def unposed(image: Tensor, pose: int) -> Tensor:
+    """Square images back in pose 0, from the pose of that number."""
+    turned = torch.rot90(image, -(pose % 4), (-2, -1))
+    return turned.flip(-1) if pose >= 4 else turned
+
+
 def cached_margin(spec: Augment) -> float:
     """How much larger than the input the cached crop of a recipe is."""
     return spec.margin if _RECIPES[spec.recipe].larger else 1.0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import models
+from data.augment import posed, unposed
 from data.batch import Batch
 from data.errors import ConfigError
 from models import _transfer as transfer
@@ -35,6 +36,7 @@ CARD = Card(
 )
 SHARED = ("size", "width", "samples_per_class", "roi", "augment")  # with a teacher of any kind
 START = ("weights", "cell", "input_norm", "head")  # with one of the student's own kind
+POSES = range(8)
 
 
 class Config(densenet121.Config):
@@ -74,9 +76,7 @@ class DenseNet121Kt(densenet121.DenseNet121):
         if c.picture == "mask":
             raise ConfigError("the student is fed with films", "picture", "set it to image; the teacher has the masks")
         self._taught_by: list[Method] = []  # in a list, so that it is no submodule
-        self._seen: dict[
-            tuple[int, int], list[Tensor]
-        ] = {}  # (row of the table, pose) -> the teacher's maps of that mask
+        self._seen: dict[int, list[Tensor]] = {}  # row of the table -> of each group the maps of its mask, by pose
 
     # ---- the teacher --------------------------------------------------------------------------------------------
     @classmethod
@@ -135,32 +135,28 @@ class DenseNet121Kt(densenet121.DenseNet121):
     def teacher_maps(self, batch: Batch, taught_B: Tensor) -> list[Tensor]:
         """Of each group of the config, the teacher's map (Eq. 3) of the masks of `taught_B` in the batch's own pose.
 
-        Made once for each mask and pose, one at a time, so that they do not depend on what else a step holds; where a
-        pose is none of the eight, afresh.
+        Of a mask all eight are made at once, and kept: they do not depend on what else a step holds. Where a pose is none of
+        the eight, or the input is no square, it is made afresh.
         """
-        rows = taught_B.nonzero()[:, 0].tolist()
-        keys = [(int(batch.index[i]), int(batch.pose[i])) for i in rows]
         maps = []
-        for i, key in zip(rows, keys, strict=True):
-            one = self._seen.get(key) if key[1] >= 0 else None
-            if one is None:
-                one = self._look(batch.mask[i : i + 1])
-                if key[1] >= 0:
-                    self._seen[key] = one
-            maps.append(one)
+        for i in taught_B.nonzero()[:, 0].tolist():
+            row, pose, mask_1HW = int(batch.index[i]), int(batch.pose[i]), batch.mask[i]
+            if pose < 0 or mask_1HW.shape[1] != mask_1HW.shape[2]:
+                maps.append([one.cpu() for one in self._look(mask_1HW[None])])
+                continue
+            if row not in self._seen:
+                straight = unposed(mask_1HW, pose)
+                self._seen[row] = [one.cpu() for one in self._look(torch.stack([posed(straight, p) for p in POSES]))]
+            maps.append([one[pose : pose + 1] for one in self._seen[row]])
         return [torch.cat([one[position] for one in maps]) for position in range(len(self.config.groups))]
 
-    def _look(self, mask_11HW: Tensor) -> list[Tensor]:
-        """The teacher's maps of one mask; of a teacher that is another network, its last one for each group."""
-        teacher = self._taught_by[0].to(mask_11HW.device)
-        with torch.autocast(mask_11HW.device.type, enabled=False):
-            found = teacher.activations(mask_11HW)
-        last = found[max(found)]
-        chosen = [
-            found.get(group, last) if isinstance(teacher, densenet121.DenseNet121) else last
-            for group in self.config.groups
-        ]
-        return [transfer.activation_map(one).cpu() for one in chosen]
+    def _look(self, mask_B1HW: Tensor) -> list[Tensor]:
+        """The teacher's maps of masks; of a teacher that is another network, its last one for each group."""
+        teacher = self._taught_by[0].to(mask_B1HW.device)
+        with torch.autocast(mask_B1HW.device.type, enabled=False):
+            found = teacher.activations(mask_B1HW)
+        last, same = found[max(found)], isinstance(teacher, densenet121.DenseNet121)
+        return [transfer.activation_map(found[group] if same else last) for group in self.config.groups]
 
 
 def teacher_run(config: Any) -> dict[str, Any]:

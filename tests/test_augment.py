@@ -18,6 +18,7 @@ from data.augment import (
     in_unit,
     pose_of,
     posed,
+    unposed,
     vary,
     vary_boxes,
 )
@@ -186,7 +187,8 @@ def test_a_pose_is_a_number_and_its_pixels(quarter, mirror, upside_down, margin)
     how = Variation(middle.window, mirror=mirror, upside_down=upside_down, angle=90.0 * quarter)
     pose = pose_of(how, canvas.shape[1:], size)
     assert 0 <= pose < 8
-    assert torch.equal(vary(canvas, canvas, how, size)[0], posed(vary(canvas, canvas, middle, size)[0], pose))
+    straight, moved = vary(canvas, canvas, middle, size)[0], vary(canvas, canvas, how, size)[0]
+    assert torch.equal(moved, posed(straight, pose)) and torch.equal(unposed(moved, pose), straight)
 
 
 def test_what_is_no_flip_or_quarter_turn_of_the_middle_has_no_pose():
