@@ -199,7 +199,8 @@ class App:
         self.exit_code = 0 if document["status"] == "complete" else 1
         self.talk.result(document, lambda console: shows.metrics(console, document))
         if document["status"] == "complete":
-            shown = shlex.join(["python", "run_bench.py", "explain", document["run_id"][:8], "--out", str(self._out)])
+            place = ["--out", str(self._out)] + (["--tracking-uri", self._tracking_uri] if self._tracking_uri else [])
+            shown = shlex.join(["python", "run_bench.py", "explain", document["run_id"][:8], *place])
             self.talk.say(f"next: {shown}")
 
     def sweep(
@@ -349,8 +350,7 @@ class App:
     def _plan(self, cells: Any, *, trials: int, seeds: int, alone: bool = False) -> None:
         from bench.dry_run import would_run
 
-        document = would_run(cells, trials, seeds, refuse=alone)
-        self.exit_code = 1 if any(cell["reason"] for cell in document["cells"]) else 0
+        document = would_run(cells, trials, seeds, alone=alone)
         self.talk.result(document, lambda console: shows.plan(console, document))
 
 

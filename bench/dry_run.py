@@ -3,13 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from bench.plan import inputs_of
+from bench.plan import inputs_of, reason_against
 from bench.suite import Cell
-from data.errors import ConfigError
 
 
-def would_run(cells: Iterable[Cell], trials: int, seeds: int, *, refuse: bool) -> dict[str, Any]:
-    """The JSON document: {"cells": [...]}, each with its `reason`, None where it can run. refuse: ConfigError in its place."""
+def would_run(cells: Iterable[Cell], trials: int, seeds: int, *, alone: bool) -> dict[str, Any]:
+    """The JSON document: {"cells": [...]}, each with its `reason`, None where it can run.
+
+    A suite goes on without a cell that no machine can run, and its reason stands there; alone: nothing is left then.
+    Raises ConfigError for what ends the command too, such as a wrong setting.
+    """
     return {
         "cells": [
             {
@@ -19,18 +22,15 @@ def would_run(cells: Iterable[Cell], trials: int, seeds: int, *, refuse: bool) -
                 "track": cell.track,
                 "trials": trials,
                 "seeds": seeds,
-                "reason": _reason(cell, refuse),
+                "reason": _reason(cell, alone),
             }
             for cell in cells
         ]
     }
 
 
-def _reason(cell: Cell, refuse: bool) -> str | None:
-    try:
-        inputs_of(cell)
-    except ConfigError as error:
-        if refuse:
-            raise
-        return str(error)
+def _reason(cell: Cell, alone: bool) -> str | None:
+    if not alone and (why := reason_against(cell)) is not None:
+        return why
+    inputs_of(cell)
     return None

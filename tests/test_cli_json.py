@@ -102,7 +102,10 @@ def test_the_dry_run_of_a_suite_says_which_cells_would_not_run(tmp_path: Path) -
     (tmp_path / "s.yaml").write_text(f"{suite}budget: {{weights: none, size: 32, width: 0.0625}}\n")
     said = here("bench", tmp_path / "s.yaml", "--out", tmp_path, "--dry-run", "--json")
     reasons = {cell["method"]: cell["reason"] for cell in said.document["cells"]}
-    assert said.code == 1 and reasons["vgg16"] is None and "a normal film has none" in reasons["vgg16_mask"]
+    assert said.code == 0 and reasons["vgg16"] is None and "a normal film has none" in reasons["vgg16_mask"]
+    wrong = (tmp_path / "s.yaml").read_text() + "settings: {vgg16: {epoch: 3}}\n"
+    (tmp_path / "wrong.yaml").write_text(wrong)
+    assert "did you mean 'epochs'" in here("bench", tmp_path / "wrong.yaml", "--out", tmp_path, "--dry-run").error
     assert "would run, but for 1 of 2" in here("bench", tmp_path / "s.yaml", "--out", tmp_path, "--dry-run").stdout
 
 
