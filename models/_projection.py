@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.errors import DataError
+from data.errors import ConfigError, DataError
 from models.method import Context
 
 Key = tuple[float, int, int, int]  # distance as float32, row of the table, map row, map column
@@ -147,6 +147,17 @@ def knn(distance_NM: np.ndarray, labels_N: np.ndarray, kind_M: Sequence[int], k:
     near_Mk = labels_N[nearest_images(distance_NM, k)]
     same_M = (near_Mk == np.asarray(kind_M)[:, None]).sum(axis=1)
     return np.flatnonzero(same_M < threshold).tolist()
+
+
+def check_keep(keep: Sequence[int], kind_M: Sequence[int], classes: Sequence[str]) -> None:
+    """ConfigError, before anything is trained, where `prune.keep` names no prototype, or leaves a class without one."""
+    for j in keep:
+        if not 0 <= j < len(kind_M):
+            raise ConfigError(f"there is no prototype {j}", "prune.keep", f"name some of 0-{len(kind_M) - 1}")
+    for k, name in enumerate(classes):
+        own = [j for j, kind in enumerate(kind_M) if kind == k]
+        if not set(own) & set(keep):
+            raise ConfigError(f"no prototype of class {name!r} would stay", "prune.keep", f"name one of {own}")
 
 
 def after_pruning(

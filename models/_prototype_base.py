@@ -152,6 +152,9 @@ class PrototypeMethod(MalignancyHead):
         """What training saw under this config."""
         return "label + mask" if self.config.prototype_init == "lesion_patches" else "label"
 
+    def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
+        return {self.trunk.blocks: self.trunk(image_B1HW)}
+
     @property
     def streams(self) -> tuple[str, ...]:
         """Names of the streams that each step is made of."""
@@ -258,25 +261,14 @@ class PrototypeMethod(MalignancyHead):
         return self.source_maps[j, : self.sides[j] ** 2].view(self.sides[j], self.sides[j])
 
     # ---- which of them stay -------------------------------------------------------------------------------------
-    def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
-        return {self.trunk.blocks: self.trunk(image_B1HW)}
-
     def check_stages(self) -> None:
         """ConfigError, before anything is trained, for what a later stage cannot do."""
         c = self.config
         if c.mal_head.fit_on == "fine_annotated" and self.malignancy_stages() and "fine" not in self.streams:
             do = "choose train, or a method and data with finely annotated samples"
             raise ConfigError("there is no stream of finely annotated samples", "mal_head.fit_on", do)
-        unknown = [j for j in c.prune.keep if not 0 <= j < len(self.classes)]
-        if unknown:
-            raise ConfigError(
-                f"there is no prototype {unknown[0]}", "prune.keep", f"name some of 0-{len(self.classes) - 1}"
-            )
-        kinds = self.classes.tolist()
-        bare = [name for k, name in enumerate(self.class_names) if k not in {kinds[j] for j in c.prune.keep}]
-        if c.prune.rule == "manual" and bare:
-            of = f"name one of {[j for j, kind in enumerate(kinds) if self.class_names[kind] == bare[0]]}"
-            raise ConfigError(f"no prototype of class {bare[0]!r} would stay", "prune.keep", of)
+        if c.prune.rule == "manual":
+            projection.check_keep(c.prune.keep, self.classes.tolist(), self.class_names)
 
     def prune_stages(self) -> list[Stage]:
         """Pruning, where a rule asks for it, and the last layer again on what it left."""
