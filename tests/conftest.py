@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,6 +56,19 @@ def local_ray() -> Iterator[object]:
 
     with attach("local", num_cpus=2) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def attached(local_ray: object) -> Iterator[None]:
+    """Commands that a module runs in this process find the shared Ray in place of one of their own."""
+
+    @contextmanager
+    def attach(address: str) -> Iterator[object]:
+        yield local_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.cluster.nodes.attach", attach)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,21 +261,14 @@ def test_an_arm_whose_settings_changed_is_two_rows() -> None:
 
 # ---- a suite that runs ------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def ran(local_ray: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def ran(attached: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A suite and its --out, run on the Ray that the tests share."""
-
-    @contextmanager
-    def attach(address: str) -> Iterator[object]:
-        yield local_ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.cluster.nodes.attach", attach)
-        folder = tmp_path_factory.mktemp("arms")
-        text = SUITE.replace("masks: shuffled, exams: {train: 20}, roi: {strategy: bbox}", "masks: shuffled")
-        text = text.replace("[vgg16, plain, same,", "[same, plain,").replace("reference: vgg16", "reference: plain")
-        (folder / "s.yaml").write_text(text)
-        assert here("bench", folder / "s.yaml", "--out", folder / "runs", "--quiet").code == 0
-        yield folder / "s.yaml", folder / "runs"
+    folder = tmp_path_factory.mktemp("arms")
+    text = SUITE.replace("masks: shuffled, exams: {train: 20}, roi: {strategy: bbox}", "masks: shuffled")
+    text = text.replace("[vgg16, plain, same,", "[same, plain,").replace("reference: vgg16", "reference: plain")
+    (folder / "s.yaml").write_text(text)
+    assert here("bench", folder / "s.yaml", "--out", folder / "runs", "--quiet").code == 0
+    return folder / "s.yaml", folder / "runs"
 
 
 @pytest.mark.ray

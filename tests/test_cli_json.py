@@ -6,8 +6,6 @@ Commands run in this process, on the Ray that the tests share; one that a user w
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -200,16 +198,8 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 # ---- one small sweep, and what follows from it --------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def runs(local_ray: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Runs"]:
-    """Commands on the Ray that runs already."""
-
-    @contextmanager
-    def attach(address: str) -> Iterator[object]:
-        yield local_ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.cluster.nodes.attach", attach)
-        yield Runs(tmp_path_factory.mktemp("cli"))
+def runs(attached: None, tmp_path_factory: pytest.TempPathFactory) -> "Runs":
+    return Runs(tmp_path_factory.mktemp("cli"))
 
 
 class Runs:

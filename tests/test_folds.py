@@ -1,8 +1,6 @@
 """Five folds through final, record and board: every patient is tested once, by a network that never saw them."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +42,10 @@ def test_a_search_does_not_see_the_test_sides_of_other_folds(tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def ran(local_ray: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    @contextmanager
-    def attach(address: str) -> Iterator[object]:
-        yield local_ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.cluster.nodes.attach", attach)
-        folder = tmp_path_factory.mktemp("folds")
-        (folder / "s.yaml").write_text(SETTINGS)
-        yield folder, final(folder)
+def ran(attached: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("folds")
+    (folder / "s.yaml").write_text(SETTINGS)
+    return folder, final(folder)
 
 
 def final(folder: Path) -> Any:

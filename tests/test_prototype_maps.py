@@ -1,8 +1,6 @@
 """The tables of where prototypes look: on frames made by hand, whose every number is known."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +104,8 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.ray
 @pytest.mark.long
 def test_every_table_comes_from_the_runs_of_a_suite(
-    local_ray: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    attached: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @contextmanager
-    def attach(address: str) -> Iterator[object]:
-        yield local_ray
-
-    monkeypatch.setattr("bench.cluster.nodes.attach", attach)
     (tmp_path / "s.yaml").write_text(SUITE)
     out = str(tmp_path / "runs")
     assert here("bench", tmp_path / "s.yaml", "--out", out, "--quiet").code == 0
