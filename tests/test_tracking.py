@@ -3,16 +3,15 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import provenance, ui
+from bench import provenance
 from bench.metrics.estimate import Estimate
 from bench.tracking import Tracker
 from bench.tracking_values import checked_uri, masked
@@ -239,41 +238,6 @@ def test_a_folder_of_runs_with_blanks_may_be_moved(
 
 
 # ---- outages --------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The address of an MLflow server that keeps the artifacts itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    places = ["--backend-store-uri", f"sqlite:///{tmp_path}/s.db", "--artifacts-destination", str(tmp_path / "kept")]
-    with subprocess.Popen([*command, *places], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            ui.wait_for(process, port)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-@pytest.mark.long
-def test_artifacts_of_a_server_are_copied_or_the_reason_is_said(server: str, tmp_path: Path) -> None:
-    (tmp_path / "frames").mkdir()
-    (tmp_path / "frames" / "x.txt").write_text("x")
-    tracker = Tracker(server, out=tmp_path / "out")
-    run = begin(tracker)
-    tracker.artifact(run, tmp_path / "frames", "frames/test")
-    with pytest.raises(DataError, match="the run has no such artifact"):
-        tracker.download(run, "frames/test/y.txt")
-    (tmp_path / "out" / "cache").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "out" / "cache" / "mlflow").write_text("in the way")
-    with pytest.raises(MachineError, match=r"could not be copied here: .*frames/test\); see that the disk"):
-        tracker.download(run, "frames/test")
-    (tmp_path / "out" / "cache" / "mlflow").unlink()
-    copied = tracker.download(run, "frames/test")
-    assert [(path.name, path.read_text()) for path in copied.iterdir()] == [("x.txt", "x")]
-    assert [path.name for path in copied.parent.iterdir()] == ["test"]
-
-
 def test_an_outage_is_written_to_disk_and_sent_later(
     make: Callable[..., Tracker], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
