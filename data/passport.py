@@ -66,11 +66,11 @@ def as_asked(document: dict[str, Any], options: Options) -> dict[str, Any]:
 
 def grades(card: DataCard, table: pd.DataFrame, options: Options) -> list[str]:
     """What the data are (full, reduced, proxy, synthetic), as stated film by film, else by the data set; and which
-    options made the films or their sides other than they are: band, within_class."""
+    options made the films or their sides other than they are: band, and what divides a patient between sides."""
     stated = set(table["attr_grade"].dropna().astype(str)) - {""} if "attr_grade" in table.columns else set()
     asked = {
         "band": "attr_fine" in table.columns and (table["attr_fine"] == "band").any(),
-        "within_class": options.patient_scope == "within_class",
+        **{scope: options.patient_scope == scope for scope in ("within_class", "lesion", "film")},
     }
     return sorted(stated or {card.grade}) + sorted(name for name, used in asked.items() if used)
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.errors import DataError, shortened
 
+PatientScope = Literal["global", "within_class", "lesion", "film"]
+
 
 class Pixels(Protocol):
     """Where pixels come from: a file, or a generator. Cheap to hold, hashable, picklable.
@@ -94,8 +96,10 @@ class Options(BaseModel):
         default="own", description="band: around the lesion's contour, a proxy where a finding has no fine annotation"
     )
     band: float = Field(default=0.2, gt=0, le=1, description="reach of the band on each side, in radii of the lesion")
-    patient_scope: Literal["global", "within_class"] = Field(
-        default="global", description="within_class: a patient may train in one class and test in another (paper 000)"
+    patient_scope: PatientScope = Field(
+        default="global",
+        description="what goes to one side as a whole. global: a patient; within_class: a patient's films of one class "
+        "(paper 000); lesion: the films of a lesion; film: each film by itself",
     )
 
     @property

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedKFold
 
 from data.errors import ConfigError, DataError, LeakError
@@ -56,8 +58,10 @@ def make_split(
     holdout: the official sides where the data set has them (validation, if it has none, is a seventh of the training
     patients), else a seeded 73/12/14 %. kfold5: fold 0..4 is the test side, a fifth of the rest validates. A patient
     counts with the most severe label. patient_scope within_class: what is kept together is a patient's films of one
-    class (the most severe margin, else malignancy of the film), as paper 000 words it. Raises LeakError if a patient or an image sits on two sides, DataError if the
-    official sides lack train or test: films that were meant for one side are never dealt out anew.
+    class (the most severe margin, else malignancy of the film), as paper 000 words it; lesion: the films of a lesion, and
+    of those that share a film with it; film: nothing, as where each lesion image is dealt out by itself. Raises LeakError
+    if a patient or an image sits on two sides, DataError if the official sides lack train or test: films that were meant
+    for one side are never dealt out anew.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"no protocol {protocol!r}", "protocol", f"choose one of: {', '.join(PROTOCOLS)}")
@@ -83,14 +87,28 @@ def make_split(
 
 
 def _kept_together(table: pd.DataFrame, patient_scope: str) -> "pd.Series[str]":
-    """Per row what goes to one side as a whole: the patient, or within each class the patient's films of that class."""
+    """Per row what goes to one side as a whole (Options.patient_scope)."""
     if patient_scope == "global":
         return table["patient"]
+    origin = table["record_id"].where(table["counterfactual_of"] == "", table["counterfactual_of"])
+    if patient_scope == "film":
+        return origin
+    if patient_scope == "lesion":
+        return origin.map(_by_lesions(origin, table["lesion_id"]))
     worst = table.groupby("record_id")[["margin", "malignant"]].transform("max")
     label = np.where(worst["margin"] >= 0, "margin " + worst["margin"].astype(str), worst["malignant"].astype(str))
-    origin = table["record_id"].where(table["counterfactual_of"] == "", table["counterfactual_of"])
     of_record = dict(zip(table["record_id"], label, strict=True))
     return table["patient"] + ", " + origin.map(of_record)
+
+
+def _by_lesions(films: "pd.Series[str]", lesions: "pd.Series[str]") -> dict[str, str]:
+    """film -> one film of its group: films that share a lesion, directly or through others."""
+    film, names = pd.factorize(films)
+    lesion, _ = pd.factorize(lesions.where(lesions != "", "of " + films))
+    shared = coo_array((np.ones(len(film)), (film, len(names) + lesion)), shape=(2 * len(films) + len(names),) * 2)
+    group = connected_components(shared, directed=False)[1][: len(names)]
+    first = pd.Series(names).groupby(group).transform("min")
+    return dict(zip(names, first, strict=True))
 
 
 def strata(table: pd.DataFrame) -> "pd.Series[str]":

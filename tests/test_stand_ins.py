@@ -127,6 +127,34 @@ def test_a_patient_may_be_on_two_sides_only_on_request(tmp_path: Path, protocol:
     assert set(parted.table["patient"]) == set(whole.table["patient"]) and parted.hash != whole.hash
 
 
+@pytest.mark.parametrize("scope", ["lesion", "film"])
+def test_sides_by_lesion_or_by_film_keep_just_these_together(tmp_path: Path, scope: str) -> None:
+    """A patient has a lesion in each of two views of the left breast, and one in the right: three films, two lesions."""
+    table = toys(tmp_path, patients=60).table
+    extra = table[table["view"] == "CC"].assign(laterality="R")
+    extra = extra.assign(
+        **{name: extra[name] + "-right" for name in ("record_id", "finding_id", "lesion_id", "image_hash", "pixel_hash")}
+    )
+    both = pd.concat([table.assign(lesion_id=table["patient"] + "-left"), extra], ignore_index=True)
+    both["lesion_id"] = both["lesion_id"].mask(both["laterality"] == "R", both["patient"] + "-right")
+    parted = make_split(both, "kfold5", patient_scope=scope)
+    sides = parted.table.merge(both[["record_id", "lesion_id"]], on="record_id")
+    of_lesion = sides.groupby("lesion_id")["side"].nunique().max()
+    assert sides.groupby("patient")["side"].nunique().max() > 1
+    assert (of_lesion == 1) if scope == "lesion" else (of_lesion > 1)
+
+
+def test_lesions_that_share_a_film_stay_on_one_side(tmp_path: Path) -> None:
+    """Lesion a is on films 1 and 2, b on films 2 and 3: the three films are one group, since film 2 has both."""
+    table = toys(tmp_path, patients=60).table
+    chain = table.groupby("patient").head(1)
+    rows = [chain.assign(record_id=chain["record_id"] + f"-{film}", image_hash=chain["image_hash"] + f"-{film}",
+                         pixel_hash=chain["pixel_hash"] + f"-{film}", lesion_id=chain["patient"] + lesion)
+            for film, lesion in ((1, "a"), (2, "a"), (2, "b"), (3, "b"))]  # fmt: skip
+    split = make_split(pd.concat(rows, ignore_index=True), "kfold5", patient_scope="lesion")
+    assert split.table.groupby("patient")["side"].nunique().max() == 1
+
+
 def test_the_option_reaches_the_split_and_the_passport(tmp_path: Path) -> None:
     prepared = toys(tmp_path, patient_scope="within_class")
     assert prepared.split().patient_scope == "within_class"

@@ -29,7 +29,7 @@ CODES: dict[str, str] = {
     "MB017": "The primary metric lies below guessing: these trainings have failed, whatever a comparison with them says.",
     "MB018": "The test value lies far below what the search for these settings saw on validation: the search did not carry over.",
     "MB019": "Training masks were exchanged between patients (`masks: shuffled`): a placebo, no result of the method.",
-    "MB020": "A patient may be on two sides (`patient_scope: within_class`): for measuring what that adds, not for a rank.",
+    "MB020": "A patient may be on two sides (`patient_scope`): for measuring what that adds, not for a rank.",
 }
 CONTROLS = ("MB019", "MB020")  # rows that measure something about the benchmark: never ranked, never peers
 GUESSING = 0.5  # of the AUROC that every track has as its primary metric
@@ -46,6 +46,8 @@ _GRADES = {
     "fewer_masks": ("MB006", "fewer masks", "training saw masks of a part of its patients or of none (masks_kept)"),
     "placebo": ("MB019", "placebo masks", "training masks were exchanged between patients: a control"),
     "within_class": ("MB020", "patients on two sides", "a patient may train in one class and test in another"),
+    "lesion": ("MB020", "patients on two sides", "sides were drawn by lesion: other lesions of a test patient may have trained"),
+    "film": ("MB020", "lesions on two sides", "sides were drawn by film: the other view of a test lesion may have trained"),
 }
 
 
