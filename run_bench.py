@@ -40,7 +40,12 @@ def _finite(value: float) -> float:
 
 
 Out = Annotated[Path, typer.Option(help="everything written goes here", show_default=True)]
-DataRoot = Annotated[Path | None, typer.Option(help="where the data set lies; default $MAMMOBENCH_DATA/<dataset>")]
+DataRoot = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR", help="where the data lie; DATASET=DIR for one of several; default $MAMMOBENCH_DATA/<dataset>"
+    ),
+]
 Tracking = Annotated[
     str | None, typer.Option(help="an MLflow server; default $MLFLOW_TRACKING_URI, else OUT/mlflow.db")
 ]
@@ -138,7 +143,7 @@ def prepare(
     """Index, check, split and decode a data set, once. --set and --config set the reader's options."""
     with _command(out=out, as_json=as_json, quiet=quiet, verbose=verbose, ray_address=ray_address) as running:
         running.prepare(
-            dataset, data_root, skip_bad, config, set_ or [], protocol, verify=verify, cache_limit=cache_limit
+            dataset, data_root or [], skip_bad, config, set_ or [], protocol, verify=verify, cache_limit=cache_limit
         )
 
 
@@ -169,7 +174,7 @@ def train(
         out=out, as_json=as_json, quiet=quiet, verbose=verbose, tracking_uri=tracking_uri, ray_address=ray_address,
         workers=workers, gpus_per_worker=gpus_per_worker, dry_run=dry_run,
     ) as running:  # fmt: skip
-        running.train(method, dataset, track, seed, protocol, data_root, config, set_ or [])
+        running.train(method, dataset, track, seed, protocol, data_root or [], config, set_ or [])
 
 
 @app.command(
@@ -214,7 +219,7 @@ def sweep(
         dry_run=dry_run,
     ) as running:  # fmt: skip
         running.sweep(
-            method, dataset, track, protocol, data_root, config, set_ or [],
+            method, dataset, track, protocol, data_root or [], config, set_ or [],
             trials=trials, time_budget=time_budget, objectives=objectives, readings=readings, scheduler=scheduler,
             extend=extend,
         )  # fmt: skip
@@ -253,7 +258,7 @@ def final(
         workers=workers, gpus_per_worker=gpus_per_worker, dry_run=dry_run,
     ) as running:  # fmt: skip
         running.final(
-            method, dataset, track, protocol, data_root, config, set_ or [],
+            method, dataset, track, protocol, data_root or [], config, set_ or [],
             source=from_, seeds=seeds, reopen=reopen, force=force,
         )  # fmt: skip
 
@@ -278,7 +283,7 @@ def bench(
         out=out, as_json=as_json, quiet=quiet, verbose=verbose, tracking_uri=tracking_uri, storage=storage,
         ray_address=ray_address, workers=workers, gpus_per_worker=gpus_per_worker, dry_run=dry_run,
     ) as running:  # fmt: skip
-        running.bench(suite, data_root)
+        running.bench(suite, data_root or [])
 
 
 @app.command(epilog="Example: python run_bench.py leaderboard --out runs --csv")

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -120,11 +120,12 @@ class App:
             settings=rest,
         )
 
-    def ready(self, cell: Any, data_root: Path | None) -> Any:
+    def ready(self, cell: Any, data_root: Sequence[str]) -> Any:
         from bench.plan import make_ready
+        from bench.prepare import Roots
 
         with self.talk.progress(f"data of {cell}") as update:
-            return make_ready(self.home, cell, data_root, machine=self.machine(), progress=update)
+            return make_ready(self.home, cell, Roots.of_words(data_root), machine=self.machine(), progress=update)
 
     # ---- commands -----------------------------------------------------------------------------------------------
     def catalogue(self, what: str) -> None:
@@ -146,12 +147,22 @@ class App:
         self.talk.result(document, lambda console: shows.phantom(console, document))
 
     def prepare(
-        self, dataset: str, data_root: Path | None, skip_bad: bool, config: Path | None, pairs: list[str], protocol: str,
+        self, dataset: str, data_root: Sequence[str], skip_bad: bool, config: Path | None, pairs: list[str], protocol: str,
         *, verify: bool, cache_limit: float | None,
     ) -> None:  # fmt: skip
-        from bench.prepare import Room, document, film_progress, prepare_data, refuse_differences, verify_data, work_all
+        from bench.prepare import (
+            Room,
+            Roots,
+            document,
+            film_progress,
+            prepare_data,
+            refuse_differences,
+            verify_data,
+            work_all,
+        )
         from data.inputs import Roi
 
+        root = Roots.of_words(data_root).of(dataset)
         file = read_yaml(config) if config else {}
         given = group(file, "data", str(config)) if "data" in file else file  # a settings file of other commands serves
         options = merge(given, unflatten(parse_set(pairs)))
@@ -162,7 +173,7 @@ class App:
             raise ConfigError("--verify writes nothing and removes nothing", "--cache-limit", "give one of the two")
         if verify:
             with film_progress(self.talk, f"verifying {dataset}") as update:
-                prepared, verdict = verify_data(self.home, dataset, options, data_root, progress=update)
+                prepared, verdict = verify_data(self.home, dataset, options, root, progress=update)
             refuse_differences(verdict, self.talk.say)
             verified = {"files": verdict.files, "pixel_rows": verdict.rows, "current": verdict.current}
         else:
@@ -174,7 +185,7 @@ class App:
                 spread = over_nodes
             with film_progress(self.talk, f"preparing {dataset}") as update:
                 prepared = prepare_data(
-                    self.home, dataset, options, data_root, skip_bad=skip_bad, progress=update, spread=spread,
+                    self.home, dataset, options, root, skip_bad=skip_bad, progress=update, spread=spread,
                     room=Room(cache_limit, self.talk.say),
                 )  # fmt: skip
             verified = None
@@ -183,7 +194,7 @@ class App:
 
     def train(
         self, method: str, dataset: str, track: str, seed: int, protocol: str,
-        data_root: Path | None, config: Path | None, pairs: list[str],
+        data_root: Sequence[str], config: Path | None, pairs: list[str],
     ) -> None:  # fmt: skip
         from bench.train import run_train
 
@@ -204,7 +215,7 @@ class App:
             self.talk.say(f"next: {shown}")
 
     def sweep(
-        self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
+        self, method: str, dataset: str, track: str, protocol: str, data_root: Sequence[str], config: Path | None, pairs: list[str],
         *, trials: int, time_budget: float | None, objectives: str, readings: bool, scheduler: str, extend: bool,
     ) -> None:  # fmt: skip
         import search_spaces
@@ -237,7 +248,7 @@ class App:
             self.talk.say(f"next: {again} --from {line}")
 
     def final(
-        self, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None, pairs: list[str],
+        self, method: str, dataset: str, track: str, protocol: str, data_root: Sequence[str], config: Path | None, pairs: list[str],
         *, source: str | None, seeds: int, reopen: str | None, force: bool,
     ) -> None:  # fmt: skip
         from bench.board import read_board, write_board
@@ -268,15 +279,16 @@ class App:
         self.talk.result(document, lambda console: shows.board(console, board.around(ids)))
         self.talk.say(f"page: {page}")
 
-    def bench(self, suite: str, data_root: Path | None) -> None:
+    def bench(self, suite: str, data_root: Sequence[str]) -> None:
         from bench.benchmark import Benchmark
+        from bench.prepare import Roots
         from bench.suite import cells, read_suite
 
         wanted = read_suite(suite)
         if self.dry_run:
             self._plan(cells(wanted), trials=wanted.search.trials, seeds=wanted.final.seeds)
             return
-        document, board = Benchmark(self, wanted, data_root).run()
+        document, board = Benchmark(self, wanted, Roots.of_words(data_root)).run()
         self.exit_code = (
             1 if any(cell["status"] in ("failed", "unavailable", "missing") for cell in document["cells"]) else 0
         )
@@ -330,13 +342,13 @@ class App:
 
     # ---- helpers ------------------------------------------------------------------------------------------------
     def _command(
-        self, name: str, method: str, dataset: str, track: str, protocol: str, data_root: Path | None, config: Path | None,
+        self, name: str, method: str, dataset: str, track: str, protocol: str, data_root: Sequence[str], config: Path | None,
         pairs: list[str],
     ) -> str:  # fmt: skip
         """Another command on the same cell, as it can be pasted."""
         words = ["python", "run_bench.py", name, method, dataset, "--track", track]
         options: list[tuple[str, object, object]] = [
-            ("--protocol", protocol, PROTOCOLS[0]), ("--data-root", data_root, None), ("--config", config, None),
+            ("--protocol", protocol, PROTOCOLS[0]), *(("--data-root", root, None) for root in data_root), ("--config", config, None),
             *(("--set", pair, None) for pair in pairs),
             ("--out", self._out, Path("runs")), ("--tracking-uri", self._tracking_uri, None),
             ("--ray-address", self._ray_address, "local"), ("--workers", self.workers, 1),

@@ -12,6 +12,7 @@ from bench.final import FinalPlan, final_jobs, is_whole, name_runs, pictured, re
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
 from bench.plan import Ready, configured, make_ready, reason_against
+from bench.prepare import Roots
 from bench.suite import Cell, Suite, cells
 from bench.sweep import SweepPlan, run_sweep, study_name
 from bench.tracking import Tracker
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class Benchmark:
     """One call of `bench SUITE`."""
 
-    def __init__(self, app: "App", suite: Suite, data_root: Path | None) -> None:
-        self.app, self.suite, self.root = app, suite, data_root
+    def __init__(self, app: "App", suite: Suite, roots: Roots) -> None:
+        self.app, self.suite, self.roots = app, suite, roots
         self.talk = app.talk
         self.said: dict[str, dict[str, Any]] = {}
         self.settings: dict[str, str] = {}  # cell -> the hash that its row on the board has
@@ -71,7 +72,7 @@ class Benchmark:
     def _ready(self, cell: Cell) -> Ready:
         """The cell with its data prepared."""
         with self.talk.progress(f"data of {cell}") as update:
-            return make_ready(self.app.home, cell, self.root, machine=self.app.machine(), progress=update)
+            return make_ready(self.app.home, cell, self.roots, machine=self.app.machine(), progress=update)
 
     def _plans(self, ready: list[Ready], tracker: Tracker) -> list[tuple[Ready, FinalPlan | None]]:
         """Per cell its final, where the sweep that it waits for has found settings."""

@@ -268,6 +268,9 @@ def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
         "passport": summary(ready.prepared.passport),
         "grades": ",".join(grade for grade in ready.prepared.passport["grade"].split(", ") if grade != "full"),
         "reduced": "; ".join(_reduced(ready, job)),
+        "trained_before": "; ".join(
+            f"{one.dataset} ({'all rows' if one.rows == 'all' else 'its training side'})" for one in plan.config.sources
+        ),
         "ledger_entry": job.ledger_entry or "",
         "source": plan.source,
     }

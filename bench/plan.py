@@ -8,16 +8,16 @@ from typing import Any
 import data
 import models
 from bench import engine, metrics
-from bench.config import ALIASES, Job, RunSpec, digest, merge, method_overrides, resolve, unflatten
+from bench.config import ALIASES, Job, RunSpec, canonical, digest, merge, method_overrides, resolve, unflatten
 from bench.home import Home
-from bench.prepare import Progress, prepare_data
+from bench.prepare import Progress, Roots, prepare_data
 from bench.suite import Cell
 from data.cache import Prepared
-from data.errors import ConfigError, DataError
+from data.errors import ConfigError, DataError, LeakError
 from data.inputs import Inputs
-from data.protocols import FOLDS
+from data.protocols import FOLDS, NO_TEST
 from data.split import Split
-from models.method import Method, MethodConfig, Task, not_applicable
+from models.method import Card, Method, MethodConfig, Requirement, Source, Task, not_applicable
 
 TUNING_SEED = 1000  # final seeds are 1, 2, 3...: disjoint, so that no final training was seen by the search
 
@@ -34,11 +34,14 @@ class Machine:
 
 def reason_against(cell: Cell) -> str | None:
     """Why the cell cannot be run on any machine; None if it can."""
-    card = models.load(cell.method).card
-    data_card = data.reader(cell.dataset).CARD
-    if cell.track not in data_card.tracks:
-        return f"{cell.dataset} cannot serve the track {cell.track}"
-    return not_applicable(card, cell.track, data_card.provides)
+    return _reason_against(models.load(cell.method).card, cell.track, cell.dataset)
+
+
+def _reason_against(card: Card, track: str, dataset: str) -> str | None:
+    data_card = data.reader(dataset).CARD
+    if track not in data_card.tracks:
+        return f"{dataset} cannot serve the track {track}"
+    return not_applicable(card, track, data_card.provides)
 
 
 def configured(cell: Cell) -> MethodConfig:
@@ -63,18 +66,50 @@ def inputs_of(cell: Cell) -> Inputs:
         )
     kind, card = models.load(cell.method), data.reader(cell.dataset).CARD
     method = kind(configured(cell), Task.of(kind.card.tracks[cell.track], card.name, card.provides))
+    for source in method.config.sources:
+        _check_source(source, method, cell)
     return method.inputs()
+
+
+def _check_source(source: Source, method: Method, cell: Cell) -> None:
+    """ConfigError for other data that cannot serve what is trained there, or that judge the cell."""
+    where = f"{cell.name} before {cell.dataset}: {source.dataset}"
+    resolve(data.reader(source.dataset).Options, source.options, f"options of {source.dataset}")
+    if (why := _reason_against(method.card, method.task.track.name, source.dataset)) is not None:
+        raise ConfigError(why, where, "name another data set")
+    if source.rows == "all" and source.dataset == cell.dataset:
+        raise ConfigError("its test side judges what starts from it", f"{where}, rows: all", "set rows to train")
+
+
+def _needed(kind: type[Method], need: Requirement) -> tuple[type[Method], MethodConfig]:
+    """Method and settings of a requirement."""
+    below = models.load(need.method)
+    return below, resolve(below.Config, need.config, f"requirement {need.name} of {kind.card.name}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Data that a run trains on, and their sides."""
+
+    prepared: Prepared
+    split: Split
+    protocol: str
+    fold: int = 0
 
 
 @dataclass
 class Ready:
-    """A cell whose data lie prepared: makes specs and jobs for any config and seed of its method."""
+    """A cell whose data lie prepared: makes specs and jobs for any config and seed of its method.
+
+    sources: where the runs lie that its own start from, of those that are trained on other data.
+    """
 
     home: Home
     cell: Cell
     prepared: Prepared
     machine: Machine = Machine()
     fold: int = 0
+    sources: Mapping[str, Place] = field(default_factory=dict)
     split: Split = field(init=False)
     kind: type[Method] = field(init=False)
     task: Task = field(init=False)
@@ -86,6 +121,12 @@ class Ready:
         trained_on = self.kind.card.tracks[self.cell.track]
         self.task = Task.of(trained_on, self.prepared.card.name, self.prepared.card.provides)
         self.base = self.config({})
+        for place in self.sources.values():
+            _refuse_shared(place, self.prepared, self.split)
+
+    @property
+    def place(self) -> Place:
+        return Place(self.prepared, self.split, self.cell.protocol, self.fold)
 
     def each_fold(self) -> list["Ready"]:
         """This cell on every test side of its protocol, in order; itself where there is one."""
@@ -120,9 +161,8 @@ class Ready:
     def spec(self, config: MethodConfig, seed: int, requirement_seed: int | None = None) -> RunSpec:
         """The run's identity; requirement_seed: seed of the runs it starts from, if not its own."""
         needed = self.requirement_jobs(config, seed if requirement_seed is None else requirement_seed)
-        return self._spec(
-            self.kind, config, self.task.track.name, seed, {name: job.spec.identity for name, job in needed.items()}
-        )
+        needs = {name: job.spec.identity for name, job in needed.items()}
+        return self._spec(self.kind, config, self.task.track.name, seed, needs, self.place)
 
     def job(
         self,
@@ -135,82 +175,78 @@ class Ready:
     ) -> Job:
         config = resolve(self.kind.Config, spec.config, f"config of {self.cell.name}")
         needed = self.requirement_jobs(config, spec.seed if requirement_seed is None else requirement_seed)
-        return self._job(
-            spec, folder, {key: job.folder for key, job in needed.items()}, name or str(self.cell)
-        ).model_copy(
+        needs = {key: job.folder for key, job in needed.items()}
+        return self._job(spec, folder, needs, name or str(self.cell), self.place).model_copy(
             update={"tracks": self.tracks(), "ledger": str(self.home.ledger.path), "ledger_entry": ledger_entry}
         )
 
     def requirement_jobs(self, config: MethodConfig, seed: int) -> dict[str, Job]:
         """name -> the job of each run that `config` starts from; itself complete with what it starts from in turn."""
-        return {need.name: job for need, job in self._requirements(self.kind, config, self.task, seed)}
+        return self._requirements(self.kind, config, self.task, seed, self.place, {})
 
     def all_requirements(self, config: MethodConfig, seed: int) -> list[Job]:
         """Every run that has to be finished before `config` can start, the deepest first."""
         ordered: dict[str, Job] = {}
-
-        def visit(kind: type[Method], one: MethodConfig, task: Task) -> None:
-            for need, job in self._requirements(kind, one, task, seed):
-                below = models.load(need.method)
-                visit(
-                    below,
-                    resolve(below.Config, job.spec.config, need.method),
-                    Task.of(need.track, task.dataset, task.provides),
-                )
-                ordered.setdefault(job.spec.identity, job)
-
-        visit(self.kind, config, self.task)
+        self._requirements(self.kind, config, self.task, seed, self.place, ordered)
         return list(ordered.values())
 
-    def _requirements(self, kind: type[Method], config: MethodConfig, task: Task, seed: int) -> list[tuple[Any, Job]]:
-        found = []
+    def _requirements(
+        self, kind: type[Method], config: MethodConfig, task: Task, seed: int, place: Place, ordered: dict[str, Job]
+    ) -> dict[str, Job]:
+        """name -> job of what `config` starts from; all below are put into `ordered` by identity, the deepest first."""
+        found = {}
         for need in kind.requires(config, task):
-            below = models.load(need.method)
-            needed = resolve(below.Config, need.config, f"requirement {need.name} of {kind.card.name}")
-            below_task = Task.of(need.track, task.dataset, task.provides)
-            deeper = {n.name: job for n, job in self._requirements(below, needed, below_task, seed)}
-            spec = self._spec(below, needed, need.track, seed, {key: job.spec.identity for key, job in deeper.items()})
-            folder = self.home.checkpoints / spec.identity
-            found.append(
-                (
-                    need,
-                    self._job(
-                        spec, folder, {key: job.folder for key, job in deeper.items()}, f"{need.name} ({need.method})"
-                    ),
-                )
-            )
+            below, needed = _needed(kind, need)
+            at = self._source(need.source) if need.source else place
+            below_task = Task.of(need.track, at.prepared.card.name, at.prepared.card.provides)
+            if needed.picture == "mask" and "mask" not in below_task.provides:
+                raise ConfigError(f"{at.prepared.name} has no masks", f"{need.name}: mask", "name data with masks")
+            deeper = self._requirements(below, needed, below_task, seed, at, ordered)
+            needs = {key: job.spec.identity for key, job in deeper.items()}
+            spec = self._spec(below, needed, need.track, seed, needs, at)
+            folders, name = {key: job.folder for key, job in deeper.items()}, f"{need.name} ({need.method})"
+            found[need.name] = self._job(spec, self.home.checkpoints / spec.identity, folders, name, at)
+            ordered.setdefault(spec.identity, found[need.name])
         return found
 
-    def _spec(self, kind: type[Method], config: MethodConfig, track: str, seed: int, needs: dict[str, str]) -> RunSpec:
+    def _source(self, source: Source) -> Place:
+        if (key := _key(source)) not in self.sources:
+            what = f"{source.dataset} with these options and rows was not prepared for this cell"
+            raise ConfigError(what, str(self.cell), "do not search what is trained on before; hold it in the settings")
+        return self.sources[key]
+
+    def _spec(
+        self, kind: type[Method], config: MethodConfig, track: str, seed: int, needs: dict[str, str], place: Place
+    ) -> RunSpec:
         return RunSpec(
             method=kind.card.name,
             config=config.model_dump(mode="json"),
-            dataset=self.prepared.card.name,
-            options=self.prepared.options.as_json(),
-            data_hash=self.prepared.data_hash,
-            split_hash=self.split.hash,
+            dataset=place.prepared.card.name,
+            options=place.prepared.options.as_json(),
+            data_hash=place.prepared.data_hash,
+            split_hash=place.split.hash,
             track=track,
-            protocol=self.cell.protocol,
-            fold=self.fold,
+            protocol=place.protocol,
+            fold=place.fold,
             seed=seed,
             bf16=self.cell.bf16,
             world_size=self.machine.workers,
             versions={
                 "method": kind.version,
-                "reader": self.prepared.card.version,
+                "reader": place.prepared.card.version,
                 "metrics": metrics.VERSION,
                 "engine": engine.VERSION,
             },
             requirements=needs,
         )
 
-    def _job(self, spec: RunSpec, folder: Path, needs: dict[str, str], name: str) -> Job:
-        machine = self.machine
+    def _job(self, spec: RunSpec, folder: Path, needs: dict[str, str], name: str, place: Place) -> Job:
+        machine, prepared = self.machine, place.prepared
         return Job(
             spec=spec,
             folder=str(folder),
-            prepared=str(self.prepared.folder),
-            data_root=str(self.prepared.root) if self.prepared.root else None,
+            prepared=str(prepared.folder),
+            data_root=str(prepared.root) if prepared.root else None,
             requirements=needs,
             workers=machine.workers,
             cpus_per_worker=machine.cpus_per_worker,
@@ -222,27 +258,57 @@ class Ready:
     @property
     def identity(self) -> str:
         """What two cells must share for their sweeps to be one: everything but trial count and machine."""
-        spec = self._spec(self.kind, self.base, self.task.track.name, TUNING_SEED, {})
+        spec = self._spec(self.kind, self.base, self.task.track.name, TUNING_SEED, {}, self.place)
         return digest({"cell": self.cell.model_dump(), "spec": spec.model_dump()})
 
 
 def make_ready(
     home: Home,
     cell: Cell,
-    root: Path | None = None,
+    roots: Roots = Roots(),  # noqa: B008 - frozen
     *,
     machine: Machine | None = None,
     fold: int = 0,
     progress: Progress | None = None,
 ) -> Ready:
-    """Prepare the cell's data, including the regions that its method reads, and give what makes its runs."""
+    """Prepare the cell's data, including the regions that its method reads, and those of the runs that it starts from;
+    give what makes its runs. Raises LeakError where such a run would see films that judge the cell."""
     inputs = inputs_of(cell)
-    try:
-        prepared = prepare_data(home, cell.dataset, cell.options, root, inputs=inputs, progress=progress)
-    except DataError as error:  # these commands have no --skip-bad; what prepare left out stays left out for them
-        first = f"run `prepare {cell.dataset} --skip-bad` with the same data options first"
-        raise DataError(error.what, error.where, error.do.replace("pass --skip-bad to leave it out", first)) from error
-    return Ready(home, cell, prepared, machine or Machine(), fold)
+
+    def prepared(dataset: str, options: Mapping[str, Any], root: Path | None) -> Prepared:
+        try:
+            return prepare_data(home, dataset, options, root, inputs=inputs, progress=progress)
+        except DataError as error:  # these commands have no --skip-bad; what prepare left out stays left out for them
+            first = f"run `prepare {dataset} --skip-bad` with the same data options first"
+            raise DataError(
+                error.what, error.where, error.do.replace("pass --skip-bad to leave it out", first)
+            ) from error
+
+    own = prepared(cell.dataset, cell.options, roots.of(cell.dataset))
+    sources: dict[str, Place] = {}
+    for source in configured(cell).sources:
+        other = prepared(source.dataset, source.options, roots.named.get(source.dataset))
+        protocol = NO_TEST if source.rows == "all" else "holdout"
+        sources[_key(source)] = Place(other, other.split(protocol), protocol)
+    return Ready(home, cell, own, machine or Machine(), fold, sources)
+
+
+def _key(source: Source) -> str:
+    return canonical([source.dataset, dict(source.options), source.rows])
+
+
+def _refuse_shared(place: Place, judged: Prepared, split: Split) -> None:
+    """LeakError where other data, which a run below trains on, have a patient or a film of the sides that judge."""
+    trains = place.prepared.table[place.split.sides_of(place.prepared.table) == "train"]
+    judges = judged.table[split.sides_of(judged.table).isin(("validation", "test"))]
+    for column, noun in (("patient", "patients"), ("image_hash", "films"), ("pixel_hash", "films")):
+        common = set(trains[column]) & set(judges[column])
+        if common:
+            raise LeakError(
+                f"{len(common)} {noun} that judge this cell would be trained on before",
+                f"{place.prepared.name} as a source of {judged.name}",
+                "name other data to train on before, or data whose films are not among these",
+            )
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,32 @@ Progress = Callable[[int, int], None]
 SHOWN = 50  # differences that are listed; all are counted
 
 
+@dataclass(frozen=True)
+class Roots:
+    """Where data sets lie, as `--data-root` says: by name, and the one place that is given without."""
+
+    named: Mapping[str, Path] = field(default_factory=dict)
+    other: Path | None = None
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> "Roots":
+        """From DIR or DATASET=DIR, each. ConfigError for two that mean the same."""
+        named: dict[str, Path] = {}
+        for word in words:
+            name, sign, place = word.partition("=")
+            name, place = (name, place) if sign and name in data.names() else ("", word)
+            if name in named:
+                what = f"two places for {name}" if name else "two places, and no data set named"
+                raise ConfigError(what, f"--data-root {word}", "give --data-root DATASET=DIR once for each")
+            named[name] = Path(place)
+        other = named.pop("", None)
+        return cls(named, other)
+
+    def of(self, dataset: str) -> Path | None:
+        """Of a data set that a command names."""
+        return self.named.get(dataset, self.other)
+
+
 def data_root(dataset: str, given: Path | None) -> Path | None:
     """Where the data set lies: --data-root, else $MAMMOBENCH_DATA/<dataset>; None for one that is generated."""
     card = data.reader(dataset).CARD
@@ -38,7 +65,7 @@ def data_root(dataset: str, given: Path | None) -> Path | None:
         raise ConfigError(
             f"{dataset} lies on your disk; where is not known",
             "--data-root",
-            f"pass it, or set MAMMOBENCH_DATA; source: {card.source}",
+            f"pass it, or --data-root {dataset}=DIR beside that of others, or set MAMMOBENCH_DATA; source: {card.source}",
         )
     if not root.is_dir():
         raise ConfigError("no such folder", f"--data-root {root}", f"give the folder that holds {card.title}")

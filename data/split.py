@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedKFold
 
 from data.errors import ConfigError, DataError, LeakError
-from data.protocols import FOLDS, PROTOCOLS
+from data.protocols import FOLDS, NO_TEST, PROTOCOLS
 
 SIDES = ("train", "validation", "test")
 _SEVENTH = 7  # one of seven parts: twice in a row 14 % test, 12 % validation, 73 % training (73/12/15 of paper 002)
@@ -56,20 +56,26 @@ def make_split(
     """Sides for every row of a prepared table.
 
     holdout: the official sides where the data set has them (validation, if it has none, is a seventh of the training
-    patients), else a seeded 73/12/14 %. kfold5: fold 0..4 is the test side, a fifth of the rest validates. A patient
+    patients), else a seeded 73/12/14 %. kfold5: fold 0..4 is the test side, a fifth of the rest validates. no_test: a
+    seventh validates, the rest trains, official sides or not. A patient
     counts with the most severe label. patient_scope within_class: what is kept together is a patient's films of one
     class (the most severe margin, else malignancy of the film), as paper 000 words it; lesion: the films of a lesion, and
     of those that share a film with it; film: nothing, as where each lesion image is dealt out by itself. Raises LeakError
     if a patient or an image sits on two sides, DataError if the official sides lack train or test: films that were meant
     for one side are never dealt out anew.
     """
-    if protocol not in PROTOCOLS:
+    if protocol not in (*PROTOCOLS, NO_TEST):
         raise ConfigError(f"no protocol {protocol!r}", "protocol", f"choose one of: {', '.join(PROTOCOLS)}")
-    if not 0 <= fold < FOLDS[protocol]:
-        raise ConfigError(f"no fold {fold} in {protocol}", "fold", f"choose 0 to {FOLDS[protocol] - 1}")
+    if not 0 <= fold < FOLDS.get(protocol, 1):
+        raise ConfigError(f"no fold {fold} in {protocol}", "fold", f"choose 0 to {FOLDS.get(protocol, 1) - 1}")
     table = table.assign(patient_id=table["patient"], patient=_kept_together(table, patient_scope))
     origins = table[table["counterfactual_of"] == ""]
-    if protocol == "kfold5":
+    if protocol == NO_TEST:
+        sides, source = (
+            np.where(_part(origins, _SEVENTH, seed, 0), "validation", "train").tolist(),
+            "seeded, no test side",
+        )
+    elif protocol == "kfold5":
         sides, source = _folds(origins, seed, fold), "seeded"
     elif _is_official(origins):
         sides, source = _official(origins, seed)

@@ -5,10 +5,11 @@ Deviations: optimiser, rates, epochs and batch are not printed, so they are ours
 validation; the head is as the text says, a linear layer on all 7 x 7 x 1024 values, which fixes the input's size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +21,21 @@ from models import _transfer as transfer
 from models._cams import class_gradient, full, gradcam
 from models._densenet import DenseTrunk, Tap, check_imagenet, imagenet_file
 from models._trunks import InputNorm
-from models.method import Card, Field, Loss, Method, MethodConfig, Panel, Prediction, Stage, Task, term
+from models.method import (
+    Card,
+    Field,
+    Loss,
+    Method,
+    MethodConfig,
+    Panel,
+    Prediction,
+    Requirement,
+    Rows,
+    Source,
+    Stage,
+    Task,
+    term,
+)
 
 CARD = Card(
     name="densenet121",
@@ -38,11 +53,31 @@ CARD = Card(
 )
 
 
+SHARED = ("size", "width", "samples_per_class", "roi", "augment")  # with a run of any method that this one starts from
+START = ("weights", "cell", "input_norm", "head")  # with one of its own method
+
+
+class Pretraining(BaseModel):
+    """Lesions of another data set that the network is trained on before (Table 2: ImageNet, CBIS-DDSM, BCDR)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    dataset: str = Field(..., description="a data set of `list datasets`")
+    options: dict[str, Any] = Field({}, description="options of its reader")
+    rows: Rows = Field("train", description="train: its training side; all: its test side as well, as the paper's 1696")
+    settings: dict[str, Any] = Field(
+        {},
+        description="of that run, over the published point and what it shares with the later one; all is trained (silent)",
+    )
+
+
 class Config(MethodConfig):
     batch_size: int = Field(16, kind="budget", ge=1, description="samples per step; ours, not printed")
     epochs: int = Field(50, kind="budget", ge=1, description="epochs; ours, not printed")
     weights: Literal["imagenet", "none"] = Field(
         "imagenet", kind="budget", description="where the trunk starts: imagenet (published), none"
+    )
+    pretrain: Pretraining | None = Field(
+        None, description="other lesions that it is trained on before, classifier included; null: none"
     )
     cell: Literal[32, 16, 8] = Field(
         32,
@@ -71,6 +106,11 @@ class Config(MethodConfig):
     roi: Roi = Field(Roi(strategy="max224"), description="max(224, side) around the mass (published)")
     augment: Augment = Field(Augment(recipe="paper003"), description="flips and a rotation, p 0.5 each (published)")
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        p = self.pretrain
+        return (Source(p.dataset, p.options, p.rows),) if p else ()
+
 
 class DenseNet121(Method):
     """Trunk, linear head, cross-entropy."""
@@ -89,12 +129,27 @@ class DenseNet121(Method):
         pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if c.head == "pool" else []
         self.head = nn.Sequential(*pool, nn.Flatten(), nn.Linear(self.trunk.out_channels * cells, len(task.classes)))
 
+    # ---- what it starts from ------------------------------------------------------------------------------------
+    @classmethod
+    def requires(cls, config: Any, task: Task) -> list[Requirement]:
+        if config.pretrain is None:
+            return []
+        given = in_common(config, SHARED + START, config.pretrain.settings, "pretrain.settings")
+        run = {**given, "picture": config.picture, "trainable": "all", **config.pretrain.settings}
+        return [Requirement("pretrained", CARD.name, run, task.track.name, *config.sources)]
+
+    def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Trunk and head of a run on other lesions, which a student has in common with it."""
+        for part in ("trunk", "head"):
+            own = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+            getattr(self, part).load_state_dict(own)
+
     # ---- training -----------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         c = self.config
         if c.weights == "imagenet":
             check_imagenet(c.width)
-        elif c.trainable != "all":
+        elif c.trainable != "all" and c.pretrain is None:
             raise ConfigError(
                 "what is frozen would stay random", "trainable: group4", "set trainable to all, or weights to imagenet"
             )
@@ -139,3 +194,12 @@ class DenseNet121(Method):
             activation_BChw = full(self.trunk(batch.image))
         a, g = class_gradient(activation_BChw, self.head, target)
         return {"activation": transfer.activation_map(a), "gradcam": gradcam(a, g).clamp_min(0)}
+
+
+def in_common(config: Any, names: Sequence[str], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields that a run has in common with the one that starts from it; ConfigError where `settings` sets one apart. None
+    of them is searched, since the trials of a search share that run."""
+    if own := [name for name in settings if name in names]:
+        raise ConfigError(f"{own[0]} is shared with the run that starts from this one", where, f"set {own[0]} itself")
+    values = config.model_dump(mode="json")
+    return {name: values[name] for name in names}

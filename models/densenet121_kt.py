@@ -34,8 +34,6 @@ CARD = Card(
     deviations=(*densenet121.CARD.deviations, "beta is ours: the paper prints none"),
     refuses=densenet121.CARD.refuses,
 )
-SHARED = ("size", "width", "samples_per_class", "roi", "augment")  # with a teacher of any kind
-START = ("weights", "cell", "input_norm", "head")  # with one of the student's own kind
 POSES = range(8)
 
 
@@ -81,11 +79,15 @@ class DenseNet121Kt(densenet121.DenseNet121):
     # ---- the teacher --------------------------------------------------------------------------------------------
     @classmethod
     def requires(cls, config: Any, task: Task) -> list[Requirement]:
+        before = super().requires(config, task)
         if not config.beta or config.teacher == "same_weights":
-            return []
-        return [Requirement("teacher", config.teacher_method, teacher_run(config), task.track.name)]
+            return before
+        return [*before, Requirement("teacher", config.teacher_method, teacher_run(config), task.track.name)]
 
     def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
+        if name != "teacher":
+            super().start_from(name, state)
+            return
         kind = models.load(self.config.teacher_method)
         self._take(kind(kind.Config.model_validate(teacher_run(self.config)), self.task), state)
 
@@ -161,13 +163,9 @@ class DenseNet121Kt(densenet121.DenseNet121):
 
 
 def teacher_run(config: Any) -> dict[str, Any]:
-    """Settings of the run on masks: the published point of its method, what both share, and `teacher_settings`.
-
-    None of the shared fields is searched, since the trials of a search share one teacher.
-    """
-    own = [name for name in config.teacher_settings if name in SHARED]
-    if own:
-        raise ConfigError(f"{own[0]} is shared with the student", "teacher_settings", f"set {own[0]} itself")
-    names = SHARED + (START if config.teacher_method == densenet121.CARD.name else ())
-    values = config.model_dump(mode="json")
-    return {**{name: values[name] for name in names}, "picture": "mask", **config.teacher_settings}
+    """Settings of the run on masks: the published point of its method, what both share (with a teacher of the student's
+    own kind also its start, and other lesions that come before), and `teacher_settings`."""
+    given = densenet121.in_common(config, densenet121.SHARED, config.teacher_settings, "teacher_settings")
+    if config.teacher_method == densenet121.CARD.name:
+        given |= config.model_dump(mode="json", include={*densenet121.START, "pretrain"})
+    return {**given, "picture": "mask", **config.teacher_settings}

@@ -20,6 +20,7 @@ from data.inputs import Augment, Inputs, Picture, Roi, Stream
 from data.tracks import TRACKS, Track
 
 Kind = Literal["science", "budget"]
+Rows = Literal["train", "all"]
 
 
 def Field(default: Any, *, kind: Kind = "science", description: str, **limits: Any) -> Any:
@@ -29,6 +30,16 @@ def Field(default: Any, *, kind: Kind = "science", description: str, **limits: A
     limits: pydantic's (ge, gt, le, lt, multiple_of...).
     """
     return _PydanticField(default, description=description, json_schema_extra={"kind": kind}, **limits)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Other data that a requirement is trained on. rows: `train`, the training side of that data set's own split; `all`,
+    of its test side, too, which such a network then cannot be judged on."""
+
+    dataset: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # of its reader
+    rows: Rows = "train"
 
 
 class MethodConfig(BaseModel):
@@ -51,6 +62,11 @@ class MethodConfig(BaseModel):
     )
     roi: Roi = Field(Roi(), description="how the region is cut around the finding")
     augment: Augment = Field(Augment(), description="variation of training samples")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Other data that a run below is trained on, through the same regions and size."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -175,14 +191,16 @@ class Panel:
 class Requirement:
     """A run that this one starts from. The engine hands its final state to `start_from(name, state)`.
 
-    Made once per fold and final seed on the same training side; its cost is counted; its ancestry is inherited.
-    Tuning trials share one, so it must not depend on a field that the search space suggests.
+    Made once per fold and final seed on the same training side, or once per seed on other data (`source`); its cost is
+    counted; its ancestry is inherited. Tuning trials share one, so it must not depend on a field that the search space
+    suggests.
     """
 
     name: str  # the consumer's name for it, e.g. "trunk"
     method: str
     config: Mapping[str, Any]  # overrides of that method's Config
     track: str
+    source: Source | None = None  # None: the data of the run that asks
 
 
 class Context(Protocol):

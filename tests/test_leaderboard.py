@@ -230,6 +230,8 @@ def test_a_placebo_is_not_ranked_and_compared_outside_the_family() -> None:
         ({"facts": {"grades": ["fewer_masks"]}}, "MB006", "fewer masks"),
         ({"facts": {"grades": ["placebo"]}}, "MB019", "placebo masks"),
         ({"facts": {"grades": ["within_class"]}}, "MB020", "patients on two sides"),
+        ({"facts": {"grades": ["film"]}}, "MB020", "lesions on two sides"),
+        ({"facts": {"trained_before": ["cbis_ddsm (all rows)"]}}, "MB021", "other films before"),
         ({"facts": {"opened_before": 3}}, "MB007", "opened 3x before"),
         ({"facts": {"weights": "imagenet"}}, "MB008", "ancestry unknown"),
         ({"facts": {"dirty": True}}, "MB009", "uncommitted source"),

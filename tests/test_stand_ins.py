@@ -133,7 +133,10 @@ def test_sides_by_lesion_or_by_film_keep_just_these_together(tmp_path: Path, sco
     table = toys(tmp_path, patients=60).table
     extra = table[table["view"] == "CC"].assign(laterality="R")
     extra = extra.assign(
-        **{name: extra[name] + "-right" for name in ("record_id", "finding_id", "lesion_id", "image_hash", "pixel_hash")}
+        **{
+            name: extra[name] + "-right"
+            for name in ("record_id", "finding_id", "lesion_id", "image_hash", "pixel_hash")
+        }
     )
     both = pd.concat([table.assign(lesion_id=table["patient"] + "-left"), extra], ignore_index=True)
     both["lesion_id"] = both["lesion_id"].mask(both["laterality"] == "R", both["patient"] + "-right")

@@ -79,7 +79,7 @@ def test_the_teacher_is_trained_on_masks_once_for_all_trials() -> None:
     assert models.load("densenet121_kt").requires(searched, student().task) == [need]
     for changes in ({"beta": 0.0}, {"teacher": "same_weights"}):
         assert models.load("densenet121_kt").requires(config.model_copy(update=changes), student().task) == []
-    with pytest.raises(ConfigError, match="size is shared with the student"):
+    with pytest.raises(ConfigError, match="size is shared with the run that starts"):
         teacher_run(config.model_copy(update={"teacher_settings": {"size": 64}}))
 
 

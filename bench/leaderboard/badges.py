@@ -30,6 +30,7 @@ CODES: dict[str, str] = {
     "MB018": "The test value lies far below what the search for these settings saw on validation: the search did not carry over.",
     "MB019": "Training masks were exchanged between patients (`masks: shuffled`): a placebo, no result of the method.",
     "MB020": "A patient may be on two sides (`patient_scope`): for measuring what that adds, not for a rank.",
+    "MB021": "The network was trained on films of other data sets before: it has seen more than rows without this mark.",
 }
 CONTROLS = ("MB019", "MB020")  # rows that measure something about the benchmark: never ranked, never peers
 GUESSING = 0.5  # of the AUROC that every track has as its primary metric
@@ -46,8 +47,16 @@ _GRADES = {
     "fewer_masks": ("MB006", "fewer masks", "training saw masks of a part of its patients or of none (masks_kept)"),
     "placebo": ("MB019", "placebo masks", "training masks were exchanged between patients: a control"),
     "within_class": ("MB020", "patients on two sides", "a patient may train in one class and test in another"),
-    "lesion": ("MB020", "patients on two sides", "sides were drawn by lesion: other lesions of a test patient may have trained"),
-    "film": ("MB020", "lesions on two sides", "sides were drawn by film: the other view of a test lesion may have trained"),
+    "lesion": (
+        "MB020",
+        "patients on two sides",
+        "sides were drawn by lesion: other lesions of a test patient may have trained",
+    ),
+    "film": (
+        "MB020",
+        "lesions on two sides",
+        "sides were drawn by film: the other view of a test lesion may have trained",
+    ),
 }
 
 
@@ -102,6 +111,9 @@ def _budget(runs: Sequence[SeedRun]) -> Iterable[Badge]:
         yield Badge("MB004", "trunk: random", "the trunk started from random weights, not from ImageNet")
     if "imagenet" in weights:
         yield Badge("MB008", "ancestry unknown", CODES["MB008"])
+    before = sorted({source for run in runs for source in run.facts.get("trained_before", ())})
+    if before:
+        yield Badge("MB021", "other films before", f"it was trained on {', '.join(before)} before this training side")
     if any(run.facts.get("altered") for run in runs):
         yield Badge("MB014", "altered", CODES["MB014"])
 

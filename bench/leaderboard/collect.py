@@ -151,6 +151,7 @@ def _facts(info: RunInfo, spec: Mapping[str, Any]) -> dict[str, Any]:
         "grades": [grade for grade in tags.get("grades", "").split(",") if grade],
         "passport": tags.get("passport", ""),
         "weights": config.get("weights", ""),
+        "trained_before": [source for source in tags.get("trained_before", "").split("; ") if source],
         "reduced": [field for field in tags.get("reduced", "").split("; ") if field],
         "ledger_entry": tags.get("ledger_entry", ""),
         "arms": names_of(tags),

@@ -32,7 +32,7 @@ class SeedRun:
 
     spec: the RunSpec as JSON. load: reads its frame of this track; None where it left none. requirements: identity ->
     machine seconds of each run that it started from. search: id, trials and seconds of the sweep that chose its config.
-    facts: seeds_asked, opened_before, forced, shared_requirements, altered, dirty, commit, reduced (fields), weights,
+    facts: seeds_asked, opened_before, forced, shared_requirements, altered, dirty, commit, reduced (fields), trained_before, weights,
     arms (names of a suite's arms that it was asked for under).
     """
 

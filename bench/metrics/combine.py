@@ -150,8 +150,9 @@ def _bootstrapped(parts: Sequence[Part], value: float) -> Estimate:
     """BCa over patients of the mean over seeds, its two arms widened by what the seeds and their few degrees add."""
     totals, n = _joint(parts), parts[0].n
     drawn = resample(totals)
+    drawn[~np.isfinite(drawn)] = np.nan  # e.g. a skill over a blind map that is perfect there
     low, high = bca(value, drawn, totals.jackknife(), LEVEL)
-    undefined = int(np.sum(~np.isfinite(drawn)))
+    undefined = int(np.isnan(drawn).sum())
     note = f"{undefined} of {RESAMPLES} resamples left out: not defined there" if undefined else ""
     kind = f"patient bootstrap BCa ({RESAMPLES}; {_who(parts)})"
     if high - low < 1e-12:
