@@ -238,6 +238,9 @@ def final(
     seeds: Annotated[int, typer.Option(min=1, max=999, help="trainings, seeds 1, 2, 3...")] = 5,
     reopen: Annotated[str | None, typer.Option(help="why a test side is looked at again; noted in the ledger")] = None,
     force: Annotated[bool, typer.Option("--force", help="train again what is finished; the board says so")] = False,
+    cells: Annotated[
+        int, typer.Option(min=0, help="test lesions whose cells are asked for Lesion and Background; 0: none")
+    ] = 0,
     protocol: Protocol = "holdout",
     workers: Workers = 1,
     gpus_per_worker: Gpus = 0,
@@ -259,7 +262,7 @@ def final(
     ) as running:  # fmt: skip
         running.final(
             method, dataset, track, protocol, data_root or [], config, set_ or [],
-            source=from_, seeds=seeds, reopen=reopen, force=force,
+            source=from_, seeds=seeds, reopen=reopen, force=force, cells=cells,
         )  # fmt: skip
 
 

@@ -249,7 +249,7 @@ class App:
 
     def final(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Sequence[str], config: Path | None, pairs: list[str],
-        *, source: str | None, seeds: int, reopen: str | None, force: bool,
+        *, source: str | None, seeds: int, reopen: str | None, force: bool, cells: int,
     ) -> None:  # fmt: skip
         from bench.board import read_board, write_board
         from bench.choose import chosen
@@ -264,7 +264,13 @@ class App:
         choice = chosen(ready, source, tracker)
         self.talk.say(f"settings: {choice.source}")
         plan = FinalPlan(
-            choice.config, seeds=seeds, reopen=reopen, force=force, sweep=choice.sweep, source=choice.source
+            choice.config,
+            seeds=seeds,
+            reopen=reopen,
+            force=force,
+            sweep=choice.sweep,
+            source=choice.source,
+            cells=cells,
         )
         self.cluster()
         with self.talk.progress(f"final {cell}") as update:

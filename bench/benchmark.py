@@ -8,6 +8,7 @@ from bench.choose import chosen
 from bench.cluster.failures import Failure
 from bench.config import config_hash
 from bench.console import Meter
+from bench.engine.run import lacks_cells
 from bench.final import FinalPlan, final_jobs, is_whole, name_runs, pictured, register, run_finals
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
@@ -91,7 +92,7 @@ class Benchmark:
         choice = chosen(ready, None if self.suite.search.trials else "published", tracker)
         plan = FinalPlan(
             choice.config, seeds=wanted.seeds, share_requirements=wanted.share_requirements, sweep=choice.sweep,
-            source=choice.source,
+            source=choice.source, cells=wanted.cells,
         )  # fmt: skip
         self.settings[ready.cell.key] = config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode="json"))
         return plan
@@ -106,6 +107,7 @@ class Benchmark:
             run is not None
             and has_pictures(run, panels=pictured(ready, seed))
             and is_whole(run, Path(jobs[seed].folder))
+            and not lacks_cells(jobs[seed])
             for seed, run in runs.items()
         )
 

@@ -84,6 +84,7 @@ class Job(Strict):
     objectives: tuple[str, ...] = ()  # metrics of the validation frame that the last report carries
     ledger: str = ""  # file of the ledger
     ledger_entry: str | None = None  # id of the entry that opens the test side; only `final` has one
+    cells: int = 0  # test lesions whose cells are asked for Lesion and Background
     name: str = ""
 
 

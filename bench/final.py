@@ -12,11 +12,11 @@ import data
 from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
 from bench.config import Job, config_hash, digest
-from bench.engine.run import is_done
+from bench.engine.run import is_done, lacks_cells, train_run
 from bench.leaderboard.collect import names_of, read_json
 from bench.leaderboard.references import ARTIFACT, measure_references
 from bench.ledger import Ledger
-from bench.metrics import COUNTERFACTUAL, Frame, compute, quick
+from bench.metrics import CELLS, COUNTERFACTUAL, Frame, compute, quick
 from bench.pictures import draw_run
 from bench.plan import TUNING_SEED, Ready
 from bench.recorder import Recorder, keep_state
@@ -43,6 +43,7 @@ class FinalPlan:
     force: bool = False
     sweep: str = ""
     source: str = "published"
+    cells: int = 0  # test lesions whose cells are asked for Lesion and Background
 
 
 def register(ready: Ready, primary: Primary | None) -> None:
@@ -71,13 +72,14 @@ def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -
         need = TUNING_SEED if plan.share_requirements else seed
         spec = ready.spec(plan.config, seed, need)
         folder = ready.home.checkpoints / (spec.identity + ("-forced" if plan.force else ""))
-        jobs[seed] = ready.job(
+        job = ready.job(
             spec,
             folder,
             requirement_seed=need,
             name=f"{ready.cell.name} seed {seed}{fold}, {ready.cell.dataset}",
             ledger_entry=ledger_entry,
         )
+        jobs[seed] = job.model_copy(update={"cells": plan.cells})
     return jobs
 
 
@@ -128,6 +130,7 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
     for (position, seed), run_id in found.items():
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
+            _ask_cells(tracker, run_id, folder, finals[position][1].cells)
             _restore(tracker, run_id, folder)
             draw_run(
                 tracker,
@@ -189,6 +192,16 @@ def _restore(tracker: Tracker, run_id: str, folder: Path) -> None:
     spec = Job.model_validate_json((folder / "job.json").read_text(encoding="utf-8")).spec
     hashes = {"data_hash": spec.data_hash, "split_hash": spec.split_hash}
     tracker.provenance(run_id, config=spec.model_dump(mode="json"), hashes=hashes)
+
+
+def _ask_cells(tracker: Tracker, run_id: str, folder: Path, count: int) -> None:
+    """Lesion and Background cells that a finished run was not asked for when it ran, under the entry that it has."""
+    job = Job.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
+    job = job.model_copy(update={"cells": count, "folder": str(folder)})
+    if lacks_cells(job):
+        [report] = train_run(job)  # trains nothing: adds to the frames
+        tracker.artifact(run_id, folder / "frames", "frames")
+        tracker.log(run_id, _test_metrics(job), step=report.number)
 
 
 def _train(
@@ -290,13 +303,13 @@ def _reduced(ready: Ready, job: Job) -> list[str]:
 def _test_metrics(job: Job) -> dict[str, Any]:
     """Metrics of the test side, for the record beside the board's: test/<metric>, of further tracks test/<track>/...
 
-    Those of counterfactual pairs are among them where the data have such pairs.
+    Those of counterfactual pairs are among them where the data have such pairs, those of cells where they were asked for.
     """
     found: dict[str, Any] = {}
     for track in job.tracks:
         prefix = "test" if track == job.spec.track else f"test/{track}"
         frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
-        estimates = quick(frame) | compute(frame, COUNTERFACTUAL)
+        estimates = quick(frame) | compute(frame, [*COUNTERFACTUAL, *CELLS])
         found |= {f"{prefix}/{name}": estimate for name, estimate in estimates.items()}
     return found
 

@@ -49,7 +49,7 @@ def _check_name(name: str, track: str, cell: Cell) -> None:
         valid = [other.name for other in METRICS.values() if track in other.tracks and other.direction != "none"]
         of = "" if track == cell.track else f" of {cell.method}, whose training is on {track}"
         raise ConfigError(f"no objective {name!r}{of}", OPTION, nearest(name, valid))
-    if "pairs" in metric.needs:
+    if metric.needs & {"pairs", "cells"}:
         raise ConfigError(f"{name} is measured when a final has opened the test side", OPTION, "name another")
     if metric.direction == "none":
         raise ConfigError(f"of {name} more is neither better nor worse", OPTION, "name another")

@@ -14,8 +14,10 @@ from pydantic import ValidationError
 
 import data
 from bench.config import Job
+from bench.engine import nearest
 from bench.engine.evaluate import sample_batch
 from bench.engine.run import open_data, opening_of, trained
+from bench.explain.charts import draw_chart
 from bench.explain.choose import choose
 from bench.explain.gallery import write_gallery
 from bench.explain.panels import SIDES, Words, draw_gallery, draw_panels
@@ -25,8 +27,10 @@ from bench.leaderboard.collect import PICTURES
 from bench.metrics import Frame
 from bench.provenance import driver_is_alive
 from bench.tracking import RunInfo, Tracker
+from data.batch import Batch
 from data.errors import ConfigError, DataError
 from data.samples import Samples
+from models import _lesion_background as lesion_background
 from models.method import Panel
 
 PANELS = 6
@@ -116,6 +120,8 @@ def _panels(
         drawn = method.explain(batch)
     pages, notes = method.artifacts(), method.notes()
     sources = _Sources(job, method)
+    patients = [str(samples.table["patient"].iat[where[key]]) for key in keys]
+    drawn, left_out = _with_lines_of_any(method, batch, drawn, patients, sources)
     words = [
         replace(
             Words.of(frame.predictions.iloc[row], frame.classes),
@@ -126,9 +132,11 @@ def _panels(
     made = " (generated films)" if data.reader(job.spec.dataset).CARD.grade == "synthetic" else ""
     what = f"{job.spec.method}, {job.spec.track} on {job.spec.dataset}{made}"
     title = f"{what}: {frame.meta['side']} side, seed {job.spec.seed}"
-    header, note = _given(frame), f"{chosen} {_verdicts(frame)}"
+    header, note = _given(frame), " ".join(part for part in (chosen, _verdicts(frame), left_out) if part)
     cases = [sources.named(case) for case in drawn]
     files = _draw_cases(cases, folder, job.spec.track, words, title=title, header=header, note=note)
+    for name, chart in method.charts().items():
+        files += draw_chart(chart, folder / f"{name}.png", title=f"{what}, seed {job.spec.seed}")
     for name, panels in pages.items():
         title, named = f"{what}: {name}, seed {job.spec.seed}", sources.named(panels)
         said = [part for part in (notes.get(name), sources.note) if part]
@@ -136,6 +144,23 @@ def _panels(
         note = " ".join([*said, f"{page.name} beside this picture says more of each."])
         files += [draw_gallery(named, folder / f"{name}.png", title=title, header=header, note=note), page]
     return files
+
+
+def _with_lines_of_any(
+    method: Any, batch: Batch, cases: Sequence[Sequence[Panel]], patients: Sequence[str], sources: "_Sources"
+) -> tuple[list[list[Panel]], str]:
+    """The cases with the lines that every method with spatial activations gets below its own: Lesion and Background, and the
+    nearest training lesions; and what is not shown, and why."""
+    refused = lesion_background.refusal(method, batch.image)
+    cells = [[] for _ in cases] if refused else lesion_background.explain(method, batch)
+    near = nearest.panels(method, batch, patients, sources.train)
+    made = []
+    for case, *lines in zip(cases, cells, near, strict=True):
+        made.append(list(case))
+        for line in filter(None, lines):
+            last = max(panel.line for panel in made[-1])
+            made[-1] += [replace(panel, line=last + 1) for panel in line]
+    return made, f"No Lesion and Background: {refused}." if refused else ""
 
 
 def _facts(method: Any) -> list[str]:
@@ -190,10 +215,10 @@ class _Sources:
         self.job, self.method = job, method
 
     @cached_property
-    def table(self) -> pd.DataFrame:
+    def train(self) -> Samples:
         prepared, spec = open_data(self.job), self.job.spec
         split = prepared.split(spec.protocol, spec.split_seed, spec.fold)
-        return prepared.training(split, self.method.inputs(), seed=spec.seed).train.table
+        return prepared.training(split, self.method.inputs(), seed=spec.seed).train
 
     def named(self, panels: Sequence[Panel]) -> list[Panel]:
         """The panels; below those of a training sample also whose breast it is, in which view, how large, and of which
@@ -206,7 +231,7 @@ class _Sources:
         ]
 
     def _words(self, row: int) -> str:
-        sample, classes = self.table.iloc[row], self.method.task.classes
+        sample, classes = self.train.table.iloc[row], self.method.task.classes
         label = classes[sample["label"]] if sample["label"] >= 0 else ""
         whose = SIDES.get(sample["laterality"], sample["laterality"])
         parts = (label, whose, sample["view"], _region(sample), _lie(sample), sample["record_id"])

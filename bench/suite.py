@@ -31,6 +31,7 @@ class Search(Strict):
 class Final(Strict):
     seeds: int = Field(default=5, ge=1, le=999)  # 1, 2, 3... ; trials use 1000
     share_requirements: bool = False  # one pretext for all seeds; the row says so
+    cells: int = Field(default=0, ge=0)  # test lesions, drawn by seed, asked for Lesion and Background; 0: none
 
 
 class Primary(Strict):

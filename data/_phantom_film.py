@@ -130,7 +130,7 @@ def _mirrored(truth: Truth) -> Truth:
     )
 
 
-def _add_confounder(key: FilmKey, shape: Anatomy, change: np.ndarray) -> None:
+def _confounder(key: FilmKey, shape: Anatomy) -> Patch:
     """Dots or a blob 1.55 R beside the first mass, in a normal exam beside the place that it would have."""
     recipe, height = key.recipe, key.recipe.size
     first = places(recipe, key.view)[0]
@@ -143,10 +143,20 @@ def _add_confounder(key: FilmKey, shape: Anatomy, change: np.ndarray) -> None:
     chosen = int(np.argmax(on_film & (depth * height > 0.5 * first.radius)))  # the first that fits
     centre = float(x[chosen]), float(y[chosen])
     if recipe.confounder == "dots":
-        patch = render_dots(rng, first.radius, centre, height)
-    else:
-        patch = render_blob(rng, first.radius, centre)
+        return render_dots(rng, first.radius, centre, height)
+    return render_blob(rng, first.radius, centre)
+
+
+def confounder_box(key: FilmKey) -> Box | None:
+    """Around the pixels that a film's confounder changes by a tenth of its peak or more; None: the film has none."""
+    if key.other or not exam_facts(key.recipe).confounded:
+        return None
+    shape = anatomy(key.recipe, key.other, key.view)
+    patch = _confounder(key, shape)
+    change = np.zeros(shape.inside.shape)
     _paste(patch.x0, patch.y0, patch.change, change)
+    seen = change >= 0.1 * patch.change.max()
+    return _box(seen[:, ::-1] if key.laterality == "R" else seen)
 
 
 def _add_sham(key: FilmKey, shape: Anatomy, place: Place, lesion: np.ndarray, taken: np.ndarray) -> np.ndarray:
@@ -207,7 +217,8 @@ def _change(key: FilmKey, shape: Anatomy) -> np.ndarray:
                 taken |= sham != 0
                 change += sham
     if exam_facts(recipe).confounded:
-        _add_confounder(key, shape, change)
+        confounder = _confounder(key, shape)
+        _paste(confounder.x0, confounder.y0, confounder.change, change)
     return change
 
 

@@ -5,7 +5,7 @@ Every film is identified by seed and size; films are made when they are read, on
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data._phantom_anatomy import VIEWS
 from data._phantom_facts import SIDES, Recipe, Stream, exam_facts, is_normal, malignancy_ceiling
-from data._phantom_film import FilmKey, Truth, image, truths
+from data._phantom_film import FilmKey, Truth, confounder_box, image, truths
 from data.errors import ConfigError
-from data.record import DataCard, Finding, Record, Report, public_id
+from data.record import Box, DataCard, Finding, Record, Report, public_id
 from data.record import Options as BaseOptions
 from data.tracks import MARGINS
 
@@ -230,6 +230,16 @@ def exams(options: Options) -> Iterator[Exam]:
     for side in SIDES:
         for index in range(getattr(options.exams, side)):
             yield Exam(options, side, index)
+
+
+def confounders(options: Options, record_ids: Collection[str]) -> dict[str, Box]:
+    """record_id -> the box of the film's confounder in its own pixels, of those among `record_ids` that hold one."""
+    found: dict[str, Box] = {}
+    for exam in exams(options):
+        keys = {_film_id(key): key for key in exam.keys()}  # noqa: SIM118 - an exam's films, no mapping
+        boxes = {record_id: confounder_box(key) for record_id, key in keys.items() if record_id in record_ids}
+        found |= {record_id: box for record_id, box in boxes.items() if box is not None}
+    return found
 
 
 def records(root: Path | None, options: Options, report: Report) -> Iterator[Record]:

@@ -15,11 +15,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from data.batch import Batch
 from models import _glcm as glcm
-from models.method import Field, Panel
+from models._cams import full
+from models.method import Field, Method, Panel
 
 Background = Literal["residual", "complement", "masked"]
 Activations = Callable[[Tensor], Tensor]  # (B, 1, H, W) -> (B, C, h, w)
+MOST_CELLS = 14 * 14  # of an explanation of a case: each costs two passes through the network
 
 
 class Rules(BaseModel):
@@ -60,13 +63,17 @@ class Cells:
 
 def pictures(image_HW: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
     """(Lesion, Background) of a region, both in [0, 1]."""
-    spread = glcm.variance(image_HW, window=rules.window, levels=rules.levels, mu=rules.mu, pool=rules.pool)
-    lesion, grey = _unit(spread), _unit(image_HW)
+    lesion, grey = _unit(variance(image_HW, rules)), _unit(image_HW)
     if rules.background == "complement":
         return lesion, 1 - lesion
     if rules.background == "masked":
         return grey * lesion, grey * (1 - lesion)
     return lesion, np.clip(grey - lesion, 0, 1)
+
+
+def variance(image_HW: np.ndarray, rules: Rules) -> np.ndarray:
+    """The windowed variance of a region (H, W), by these rules."""
+    return glcm.variance(image_HW, window=rules.window, levels=rules.levels, mu=rules.mu, pool=rules.pool)
 
 
 def _unit(image_HW: np.ndarray) -> np.ndarray:
@@ -112,10 +119,65 @@ def _moved(changed_BChw: Tensor, whole_1Chw: Tensor) -> Tensor:
     return torch.linalg.vector_norm(changed_BChw - whole_1Chw, dim=1).mean(dim=(1, 2))
 
 
+def correlation(activation_hw: np.ndarray, variance_HW: np.ndarray) -> tuple[np.ndarray, float]:
+    """Per cell the product of its activation and its mean variance, each less its mean over cells and in units of its
+    deviation, (h, w); and the mean of the products, which is Pearson's r. All 0, and NaN, where one of them is level."""
+    h, w = activation_hw.shape
+    of_cells = variance_HW.reshape(h, variance_HW.shape[0] // h, w, -1).mean(axis=(1, 3))
+    if not (np.ptp(activation_hw) > 0 and np.ptp(of_cells) > 0):
+        return np.zeros((h, w)), float("nan")
+    one, other = ((values - values.mean()) / values.std() for values in (activation_hw, of_cells))
+    return one * other, float((one * other).mean())
+
+
+def refusal(method: Method, image_B1HW: Tensor) -> str:
+    """Why `explain` has nothing to show of these regions, in words; "" if it has."""
+    with torch.no_grad():
+        groups = method.activations(image_B1HW[:1])
+    if not groups:
+        return "the method has no spatial activations"
+    (height, width), (h, w), window = image_B1HW.shape[2:], groups[max(groups)].shape[2:], rules_of(method).window
+    if height % h or width % w:
+        return f"regions of {height} x {width} pixels are no whole number of {h} x {w} cells"
+    if h * w > MOST_CELLS:
+        return f"{h} x {w} cells are more than are asked of a case, {MOST_CELLS}"
+    if window % 2 == 0 or min(height, width) <= window // 2:
+        return f"no windows of {window} pixels in regions of {height} x {width}"
+    return ""
+
+
+def explain(method: Method, batch: Batch) -> list[list[Panel]]:
+    """Per sample the panels below, of any method that `refusal` does not refuse."""
+    outlines = [
+        mask_1HW[0].float().cpu().numpy() if known else None
+        for mask_1HW, known in zip(batch.mask, batch.has_mask.tolist(), strict=True)
+    ]
+    with torch.autocast(batch.image.device.type, enabled=False):
+        return [
+            panels(last_of(method), image_1HW[0], rules_of(method), outline)
+            for image_1HW, outline in zip(batch.image, outlines, strict=True)
+        ]
+
+
+def rules_of(method: Method) -> Rules:
+    """The method's own reading, where it has one; else ours."""
+    found: Rules = getattr(method.config, "lesion_background", Rules())
+    return found
+
+
+def last_of(method: Method) -> Activations:
+    def activations(image_B1HW: Tensor) -> Tensor:
+        groups = method.activations(image_B1HW)
+        return full(groups[max(groups)])
+
+    return activations
+
+
 def panels(
     activations: Activations, image_HW: Tensor, rules: Rules, outline_HW: np.ndarray | None = None
 ) -> list[Panel]:
-    """The two pictures of a region, and the class of each cell over it: its sign, and as strength its activation.
+    """The two pictures of a region, and the class of each cell over it: its sign, and as strength its activation. Then where
+    activation and variance go together, and where they part.
 
     Sides that are no whole number of cells are refused by `cells_of`.
     """
@@ -132,4 +194,17 @@ def panels(
             "Lesion (blue) and Background (red) cells", grey, map=signed, scale=(-1.0, 1.0), signed=True, outline=outline_HW,
             caption=f"{said}; strength: the cell's activation, of the highest here",
         ),
+        _together(found.activation, variance(grey.astype(np.float64), rules), grey, outline_HW),
     ]  # fmt: skip
+
+
+def _together(
+    activation_hw: np.ndarray, variance_HW: np.ndarray, grey_HW: np.ndarray, outline_HW: np.ndarray | None
+) -> Panel:
+    product_hw, r = correlation(activation_hw, variance_HW)
+    end = float(np.abs(product_hw).max()) or 1.0
+    said = "no correlation: one of the two is level" if np.isnan(r) else f"mean over cells: r = {r + 0.0:.2f} (Pearson)"
+    return Panel(
+        "activation x variance of the cell, each standardised", grey_HW, map=product_hw, scale=(-end, end), signed=True,
+        outline=outline_HW, caption=f"{said}; blue: both high or both low; red: one high, one low",
+    )  # fmt: skip

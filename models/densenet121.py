@@ -34,6 +34,7 @@ from models.method import (
     Source,
     Stage,
     Task,
+    scale01,
     term,
 )
 
@@ -180,13 +181,19 @@ class DenseNet121(Method):
         return self.trunk.groups(image_B1HW, self.config.tap)
 
     def explain(self, batch: Batch) -> list[list[Panel]]:
-        """Beside the maps Lesion and Background (Eq. 1, 2, 6), the paper's own explanation."""
-        rules, last = self.config.lesion_background, lambda image: full(self.activations(image)[4])
-        with torch.autocast(batch.image.device.type, enabled=False):
-            return [
-                [*row, *lb.panels(last, image_1HW[0], rules, row[1].outline)]
-                for row, image_1HW in zip(super().explain(batch), batch.image, strict=True)
-            ]
+        """Below the maps the activation map of each group (Eq. 3), from edges to what the head reads."""
+        with torch.no_grad():
+            groups = self.activations(batch.image)
+        maps = {group: transfer.activation_map(full(value)) for group, value in groups.items()}
+        return [
+            [*row, *(self._of_group(group, row, maps[group][i], groups[group].shape[1]) for group in maps)]
+            for i, row in enumerate(super().explain(batch))
+        ]
+
+    def _of_group(self, group: int, row: list[Panel], map_hw: Tensor, channels: int) -> Panel:
+        shown = scale01(map_hw).float().cpu().numpy()
+        image, outline, said = row[0].image, row[1].outline, f"mean of {channels} squared channels"
+        return Panel(f"activation map of group {group}", image, map=shown, outline=outline, caption=said, line=1)
 
     def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
         """F^4 (Eq. 3), which knows no class; GradCAM of class `target` at the same cells, negative values cut off."""

@@ -16,10 +16,12 @@ import models
 from data.augment import posed, unposed
 from data.batch import Batch
 from data.errors import ConfigError
+from models import _map_distances as map_distances
 from models import _transfer as transfer
 from models import densenet121
 from models._cams import full
-from models.method import Card, Field, Loss, Method, MethodConfig, Requirement, Stage, Task, term
+from models._chart import Chart
+from models.method import Card, Context, Field, Loss, Method, MethodConfig, Requirement, Stage, Task, term
 
 CARD = Card(
     name="densenet121_kt",
@@ -75,6 +77,8 @@ class DenseNet121Kt(densenet121.DenseNet121):
             raise ConfigError("the student is fed with films", "picture", "set it to image; the teacher has the masks")
         self._taught_by: list[Method] = []  # in a list, so that it is no submodule
         self._seen: dict[int, list[Tensor]] = {}  # row of the table -> of each group the maps of its mask, by pose
+        self._start: dict[str, Tensor] = {}  # the state that training begins from
+        self.map_distances = map_distances.MapDistances() if c.beta else None
 
     # ---- the teacher --------------------------------------------------------------------------------------------
     @classmethod
@@ -109,10 +113,14 @@ class DenseNet121Kt(densenet121.DenseNet121):
 
     # ---- training -----------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
-        if self.config.beta and self.config.teacher == "same_weights" and not self._taught_by:  # before the first step
-            start = {key: value.detach().clone() for key, value in self.state_dict().items()}
-            self._take(type(self)(self.config, self.task), start)
-        return super().stages()
+        if self.map_distances is None:
+            return super().stages()
+        if not self._start:  # asked before the first step; a resumed run is built anew, asked, and then given its state
+            self._start = {key: value.detach().cpu().clone() for key, value in self.state_dict().items()}
+            if self.config.teacher == "same_weights":
+                self._take(type(self)(self.config, self.task), self._start)
+        # after the best epoch is chosen: what it keeps changes no prediction
+        return [*super().stages(), Stage("maps", epochs=0, start="best", after=self.measure)]
 
     def forward(self, batch: Batch, stage: Stage) -> Loss:
         c = self.config
@@ -134,6 +142,21 @@ class DenseNet121Kt(densenet121.DenseNet121):
             loss[f"transfer_{group}"] = term(value, kind, c.beta)
         return loss
 
+    def measure(self, context: Context) -> None:
+        """Keep how far the maps are from the teacher's, now and at the start of training (Fig. 6)."""
+        if self.map_distances is None or not self._taught_by:
+            return
+        after = map_distances.look(self._own_maps, self._shown, context)
+        trained = {key: value.clone() for key, value in self.state_dict().items()}
+        self.load_state_dict(self._start)
+        before = map_distances.look(self._own_maps, self._shown, context)
+        self.load_state_dict(trained)
+        self.map_distances.keep(before, after)
+
+    def _own_maps(self, image_B1HW: Tensor) -> dict[int, Tensor]:
+        found = self.activations(image_B1HW)
+        return {group: transfer.activation_map(full(value)) for group, value in found.items()}
+
     @torch.no_grad()
     def teacher_maps(self, batch: Batch, taught_B: Tensor) -> list[Tensor]:
         """Of each group of the config, the teacher's map (Eq. 3) of the masks of `taught_B` in the batch's own pose.
@@ -154,12 +177,25 @@ class DenseNet121Kt(densenet121.DenseNet121):
         return [torch.cat([one[position] for one in maps]) for position in range(len(self.config.groups))]
 
     def _look(self, mask_B1HW: Tensor) -> list[Tensor]:
-        """The teacher's maps of masks; of a teacher that is another network, its last one for each group."""
+        """The teacher's map of masks for each group of the config; of one that is another network always its last."""
+        found = self._shown(mask_B1HW)
+        return [found.get(group, found[4]) for group in self.config.groups]
+
+    def _shown(self, mask_B1HW: Tensor) -> dict[int, Tensor]:
+        """Group -> the teacher's map of masks; of a teacher that is another network its last one alone, as group 4's."""
         teacher = self._taught_by[0].to(mask_B1HW.device)
         with torch.autocast(mask_B1HW.device.type, enabled=False):
             found = teacher.activations(mask_B1HW)
-        last, same = found[max(found)], isinstance(teacher, densenet121.DenseNet121)
-        return [transfer.activation_map(found[group] if same else last) for group in self.config.groups]
+        if not isinstance(teacher, densenet121.DenseNet121):
+            return {4: transfer.activation_map(found[max(found)])}
+        return {group: transfer.activation_map(value) for group, value in found.items()}
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+    def facts(self) -> dict[str, float]:
+        return super().facts() | (self.map_distances.facts() if self.map_distances else {})
+
+    def charts(self) -> dict[str, Chart]:
+        return self.map_distances.charts() if self.map_distances else {}
 
 
 def teacher_run(config: Any) -> dict[str, Any]:

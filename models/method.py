@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from data.batch import Batch
 from data.inputs import Augment, Inputs, Picture, Roi, Stream
 from data.tracks import TRACKS, Track
+from models._chart import Chart
 
 Kind = Literal["science", "budget"]
 Rows = Literal["train", "all"]
@@ -212,15 +213,12 @@ class Context(Protocol):
 
     def batches(self, stream: str = "train", *, augment: bool = False, all_samples: bool = False) -> Iterator[Batch]:
         """The training samples of a stream in table order, not shuffled; this worker's share unless all_samples."""
-        ...
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every worker, in order of rank."""
-        ...
 
     def generator(self, name: str) -> np.random.Generator:
         """A generator that depends on the run's seed and the name alone, the same on every worker."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -282,14 +280,7 @@ class Method(nn.Module):
         return Inputs(
             size=(c.size, c.size),
             target=self.task.track.name,
-            streams=(
-                Stream(
-                    "train",
-                    c.batch_size,
-                    only="mask" if c.picture == "mask" else "all",
-                    samples_per_class=c.samples_per_class,
-                ),
-            ),
+            streams=(Stream("train", c.batch_size, "mask" if c.picture == "mask" else "all", c.samples_per_class),),
             roi=c.roi,
             augment=c.augment,
             picture=c.picture,
@@ -367,14 +358,17 @@ class Method(nn.Module):
             name = self.task.classes[int(predicted[i])]
             row = [Panel("image", image)]  # nothing drawn over what a reader is to judge
             for key, value in maps.items():
-                of_class = "" if key in self.maps_of_no_class else f": {name}"
-                title = f"{self.map_titles.get(key, key)}{of_class}"
+                title = self.map_titles.get(key, key) + ("" if key in self.maps_of_no_class else f": {name}")
                 row.append(Panel(title, image, map=scale01(value[i]).float().cpu().numpy(), outline=outline))
             rows.append(row)
         return rows
 
     def artifacts(self) -> dict[str, list[Panel]]:
         """Pictures of the trained model itself (a prototypes gallery): page name -> panels."""
+        return {}
+
+    def charts(self) -> dict[str, Chart]:
+        """Figures of numbers that the trained model keeps of itself: file name -> figure."""
         return {}
 
     def notes(self) -> dict[str, str]:

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from bench.explain import plots
+from bench.explain.charts import draw_chart
 from bench.explain.choose import choose
 from bench.explain.panels import WARNING, WRONG, Words, below, draw_gallery, draw_panels
 from bench.metrics import Frame, confusion
 from data.errors import MachineError
+from models._chart import Chart
 from models.method import Panel
 
 
@@ -131,6 +133,7 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     for write in (
         lambda: draw_panels([[panel()]], tmp_path / "file" / "x.png", title="t"),
         lambda: plots.save_plots(frame(), tmp_path / "file"),
+        lambda: draw_chart(chart(), tmp_path / "file" / "x.png", title="t"),
     ):
         with pytest.raises(MachineError, match="cannot write"):
             write()
@@ -166,3 +169,26 @@ def test_a_class_without_positives_is_left_out() -> None:
     made.predictions.loc[made.predictions["label"] == 1, "label"] = 0
     assert set(plots.roc_table(made)["class"]) == {"circumscribed", "spiculated"}
     plots.plot_roc(made)
+
+
+# ---- charts ---------------------------------------------------------------------------------------------------------
+def chart() -> Chart:
+    unknown = (float("nan"),) * 5
+    boxes = {
+        "before training": {"group 1": (8.0, 8.5, 9.0, 9.2, 9.9), "group 4": unknown},
+        "after training": {"group 1": (7.0, 7.5, 8.0, 8.2, 8.9), "group 4": unknown},
+    }
+    return Chart("Distances", "group", "ln d + 10", boxes, "n = 12 lesions. " + "Words that go on. " * 20)
+
+
+def test_a_chart_lies_beside_the_numbers_it_was_drawn_from(tmp_path: Path) -> None:
+    made = [draw_chart(chart(), tmp_path / str(i) / "transfer.png", title="densenet121_kt") for i in range(2)]
+    assert [path.name for path in made[0]] == ["transfer.png", "transfer.csv"]
+    assert made[0][0].read_bytes() == made[1][0].read_bytes(), "the same chart is the same picture"
+    with Image.open(made[0][0]) as picture:
+        assert picture.text["Description"] == WARNING  # type: ignore[attr-defined]
+        red, _, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(int), 2, 0)
+    assert (blue > red + 60).sum() > 500 and (red > blue + 60).sum() > 500, "a box of each series"
+    table = pd.read_csv(made[0][1])
+    assert table["name"].tolist() == ["group 1", "group 1"], "what was not measured has no box"
+    assert table["q50"].tolist() == [9.0, 8.0] and table["series"].tolist() == ["before training", "after training"]

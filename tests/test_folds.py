@@ -48,6 +48,21 @@ def ran(attached: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, final(folder)
 
 
+@pytest.mark.ray
+def test_references_of_folds_stand_beside_them(ran: tuple[Path, Any]) -> None:
+    """Chance and lesion size, learnt on each fold's training side and judged on its test side, averaged as a method is."""
+    folder, _ = ran
+    board = here("leaderboard", "--out", folder / "runs", "--json").document
+    method, *references = sorted(
+        (row for row in board["rows"] if row["track"] == "margin"), key=lambda row: row["kind"] != "method"
+    )
+    found = {row["method"]: row["metrics"]["auroc_mean"] for row in references}
+    assert {"chance", "lesion_size"} <= set(found)
+    assert found["chance"]["value"] == 0.5 and found["lesion_size"]["n"] == method["metrics"]["auroc_mean"]["n"]
+    [size] = [row["metrics"]["accuracy"] for row in references if row["method"] == "lesion_size"]
+    assert 0 < size["low"] < size["value"] < size["high"] < 1 and size["n"] == 64
+
+
 def final(folder: Path) -> Any:
     command = ("final", "vgg16", "phantom", "--protocol", "kfold5", "--seeds", "2", "--from", "published", "--json")
     return here(*command, "--config", folder / "s.yaml", "--out", folder / "runs")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models import _glcm as glcm
 from models import _lesion_background as lb
+from tests.toy import toy_batch, toy_method
 
 
 def by_matrices(image: np.ndarray, window: int, levels: int, mu: str, pool: str) -> np.ndarray:
@@ -98,3 +99,57 @@ def test_a_tie_is_background_and_batches_change_nothing() -> None:
     np.testing.assert_allclose(one.to_lesion, many.to_lesion, rtol=1e-6)
     with pytest.raises(ValueError, match="no whole number"):
         lb.cells_of(lambda image: brightness(image)[:, :, :3], region, pictures)
+
+
+# ---- activation and variance of the same cells -------------------------------------------------------------------
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_the_products_of_cells_have_pearsons_r_as_their_mean(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    activation, variance = rng.random((3, 4)), rng.random((12, 20))
+    product, r = lb.correlation(activation, variance)
+    of_cells = variance.reshape(3, 4, 4, 5).mean(axis=(1, 3))
+    assert product.shape == (3, 4) and product.mean() == pytest.approx(r)
+    assert r == pytest.approx(np.corrcoef(activation.ravel(), of_cells.ravel())[0, 1])
+    high = (activation > activation.mean()) == (of_cells > of_cells.mean())
+    assert np.array_equal(product > 0, high), "above 0 where both are high or both low"
+
+
+def test_a_level_map_has_no_correlation() -> None:
+    product, r = lb.correlation(np.ones((2, 2)), np.random.default_rng(0).random((4, 4)))
+    assert np.isnan(r) and not product.any()
+    said = lb.panels(lambda image: brightness(image) * 0 + 1, torch.rand(16, 16), lb.Rules(window=3))[-1]
+    assert "no correlation" in said.caption and said.scale == (-1, 1)
+
+
+def test_the_heat_map_stands_on_a_scale_with_0_in_the_middle() -> None:
+    region = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
+    shown = lb.panels(brightness, region, lb.Rules(window=3))[-1]
+    assert shown.signed and shown.map is not None and shown.scale is not None
+    assert shown.scale[0] == -shown.scale[1] == -abs(shown.map).max()
+    assert f"r = {shown.map.mean():.2f}" in shown.caption
+
+
+# ---- of any method -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["vgg16", "iaia_bl", "densenet121"])
+def test_any_method_with_activations_is_asked(name: str) -> None:
+    method, batch = toy_method(name).eval(), toy_batch(3)
+    batch.has_mask[1] = False
+    assert lb.refusal(method, batch.image) == ""
+    cases = lb.explain(method, batch)
+    groups = method.activations(batch.image)
+    cells = tuple(groups[max(groups)].shape[2:])
+    assert [len(case) for case in cases] == [4, 4, 4]
+    assert all(panel.map is not None and panel.map.shape == cells for case in cases for panel in case[2:])
+    assert [case[2].outline is not None for case in cases] == [True, False, True]
+
+
+def test_what_cannot_be_asked_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, image = toy_method("densenet121").eval(), toy_batch(2).image
+    assert "32 x 29 pixels are no whole number of 4 x 3 cells" in lb.refusal(method, image[..., :29])
+    wide = toy_method("densenet121", lesion_background={"window": 99}).eval()
+    assert "no windows of 99 pixels" in lb.refusal(wide, image)
+    monkeypatch.setattr(lb, "MOST_CELLS", 15)
+    assert lb.refusal(method, image) == "4 x 4 cells are more than are asked of a case, 15"
+    monkeypatch.setattr(type(method), "activations", lambda self, image: {})
+    assert "no spatial activations" in lb.refusal(method, image)

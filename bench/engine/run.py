@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 import models
 from bench.config import Job, config_hash
 from bench.engine import checkpoint
+from bench.engine.cells import add_cells
 from bench.engine.context import seed_torch
 from bench.engine.counterfactual import counterfactual_table
 from bench.engine.evaluate import evaluate
@@ -26,9 +28,11 @@ from bench.engine.report import EpochReport
 from bench.engine.worker import Worker, best_device
 from bench.ledger import Ledger
 from bench.metrics import Estimate, Frame, compute, unavailable
+from bench.metrics.cells import ASKED
 from data import reader
 from data.cache import Opening, Prepared
 from data.errors import DataError, LeakError
+from data.samples import Samples
 from data.split import Split
 from models.method import Method, Task
 
@@ -163,7 +167,33 @@ def _finish(
             edits = prepared.sealed(split, inputs, track, opening_of(job), counterfactuals=True)
             name, size = job.spec.method, settings.eval_batch
             frame.counterfactual = counterfactual_table(method, name, samples, edits, track, worker, size)
+        if side == "test" and job.cells:
+            _ask_cells(job, frame, method, prepared, samples, split, worker)
         frame.save(folder / "frames" / f"{side}-{track}")
+
+
+def _ask_cells(
+    job: Job, frame: Frame, method: Method, prepared: Prepared, samples: Samples, split: Split, worker: Worker
+) -> None:
+    """Lesion and Background of test lesions; where a confounder lies is asked of the data set's reader, if it knows."""
+    known = getattr(reader(job.spec.dataset), "confounders", None)
+    confounders = partial(known, prepared.options) if known else None
+    add_cells(frame, method, samples, job.cells, split.hash, worker, confounders)
+
+
+def lacks_cells(job: Job) -> list[str]:
+    """Tracks of a finished run whose test frame was not asked for the cells that the job wants, or cannot be read."""
+    if not job.cells or not is_done(Path(job.folder)):
+        return []
+    frames = {track: Path(job.folder) / "frames" / f"test-{track}" for track in job.tracks or (job.spec.track,)}
+    return [track for track, frame in frames.items() if _asked_cells(frame) != job.cells]
+
+
+def _asked_cells(frame: Path) -> int | None:
+    try:
+        return int(Frame.load_meta(frame).get(ASKED, {}).get("asked", 0))
+    except DataError:
+        return None
 
 
 def _objectives(job: Job, folder: Path) -> dict[str, Estimate]:
@@ -197,14 +227,26 @@ def _wanted_frames(job: Job) -> list[tuple[str, str]]:
 
 
 def _add_frames(job: Job, folder: Path, worker: Worker) -> None:
-    """Frames that a finished run was not asked for when it ran: as a requirement it had no ledger entry; or damaged ones."""
-    if all(_is_whole(folder / "frames" / f"{side}-{track}") for side, track in _wanted_frames(job)):
+    """What a finished run was not asked for when it ran: frames, as a requirement it had no ledger entry; cells; and what is
+    damaged. Frames that are whole keep their predictions."""
+    whole = all(_is_whole(folder / "frames" / f"{side}-{track}") for side, track in _wanted_frames(job))
+    lacking = lacks_cells(job) if job.ledger_entry is not None else []
+    if whole and not lacking:
         return
     prepared = open_data(job)
     split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
     lineage = json.loads((folder / LINEAGE).read_text())
-    settings = Settings(seed=job.spec.seed, select=job.select, bf16=job.spec.bf16)
-    _finish(job, folder, trained(job, prepared, worker.device), prepared, split, lineage, settings, worker)
+    method = trained(job, prepared, worker.device)
+    if not whole:
+        settings = Settings(seed=job.spec.seed, select=job.select, bf16=job.spec.bf16)
+        _finish(job, folder, method, prepared, split, lineage, settings, worker)
+        return
+    _refuse_seen(split, lineage, ("test",), job.spec.method)
+    for track in lacking:
+        frame = Frame.load(folder / "frames" / f"test-{track}")
+        samples = prepared.sealed(split, method.inputs(), track, opening_of(job))
+        _ask_cells(job, frame, method, prepared, samples, split, worker)
+        frame.save(folder / "frames" / f"test-{track}")
 
 
 def _is_whole(frame: Path) -> bool:

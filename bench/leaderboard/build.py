@@ -11,9 +11,9 @@ from bench.leaderboard.badges import badges_of
 from bench.leaderboard.compare import compare, give_ranks
 from bench.leaderboard.fairness import mark_unequal, missing_contrasts
 from bench.leaderboard.measure import ALL, Measured
-from bench.leaderboard.references import rows_of_references
+from bench.leaderboard.references import over_folds, rows_of_references
 from bench.leaderboard.rows import Board, Registration, Row, SeedRun, Status
-from bench.metrics import Estimate
+from bench.metrics import METRICS, Estimate
 from data.errors import DataError
 from data.protocols import FOLDS
 from data.tracks import TRACKS
@@ -49,7 +49,7 @@ def build_board(
     comparisons = compare(rows, owners, registrations, measured)
     give_ranks(rows, comparisons, registrations)
     notes = missing_contrasts(rows, comparisons, registrations)
-    rows += _references(groups, rows)
+    rows += _references(groups, rows, measured)
     return Board(rows, comparisons, tuple(registrations), notes=notes, **shown)
 
 
@@ -201,16 +201,31 @@ def _empty(cell: Mapping[str, Any]) -> Row:
     )
 
 
-def _references(groups: Sequence[Runs], rows: Sequence[Row]) -> list[Row]:
-    """Reference rows of each table, from the first run that carries them."""
+def _references(groups: Sequence[Runs], rows: Sequence[Row], measured: Measured) -> list[Row]:
+    """Reference rows of each table, from the first group of runs that carries them."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.table in found or not row.hashes.get("rows"):
             continue
-        for run in (run for members in groups for run in members if run.references):
-            same = (run.track, run.dataset, run.spec.get("split_hash")) == (row.track, row.dataset, row.hashes["split"])
-            made = rows_of_references(run.references, row) if same else []
-            if made:
-                found[row.table] = made
-                break
+        place = (row.track, row.dataset, row.hashes["split"])
+        for members in groups:
+            if (members[0].track, members[0].dataset, members[0].spec.get("split_hash")) == place:
+                made = rows_of_references(_references_of(members, measured), row)
+                if made:
+                    found[row.table] = made
+                    break
     return [row for rows_of_table in found.values() for row in rows_of_table]
+
+
+def _references_of(members: Runs, measured: Measured) -> Mapping[str, Any]:
+    """What the runs of a row carry of references: that of one run, or of all folds of one seed."""
+    carry = [run for run in members if run.references]
+    folds = FOLDS.get(str(members[0].spec.get("protocol")), 1)
+    if folds == 1 or not carry:
+        return carry[0].references if carry else {}
+    of_seed = [run for run in carry if run.place[0] == carry[0].place[0]]
+    if len(of_seed) < folds:
+        return {}
+    asked = {"references": [run.frame_id for run in of_seed], "metrics": sorted(METRICS)}
+    found: Mapping[str, Any] = measured.kept(asked, lambda: over_folds([run.references for run in of_seed]))
+    return found

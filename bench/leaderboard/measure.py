@@ -41,7 +41,7 @@ class Measured:
 
     def rows(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         """runs: id -> its frame. One item per view and variant: subset, variant, metrics, rows, input and so on."""
-        return self._kept({"rows": sorted(runs), "metrics": sorted(METRICS)}, lambda: self._measure(runs))
+        return self.kept({"rows": sorted(runs), "metrics": sorted(METRICS)}, lambda: self._measure(runs))
 
     def difference(
         self,
@@ -66,7 +66,7 @@ class Measured:
             return {"difference": found.to_json(), "p": p if np.isfinite(p) else None, "smallest": smallest}
 
         asked = {"a": sorted(a), "b": sorted(b), "metric": metric, "subset": subset, "variants": variants}
-        return self._kept(asked, make)
+        return self.kept(asked, make)
 
     def _measure(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         frames = self._frames_of(runs)
@@ -85,7 +85,8 @@ class Measured:
             self._frames[run] = load()
         return self._frames[run]
 
-    def _kept(self, asked: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    def kept(self, asked: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """What `make` gives as JSON, made once for what is asked."""
         if self.folder is None:
             return make()
         path = self.folder / f"{digest({**asked, 'version': VERSION})}.json"

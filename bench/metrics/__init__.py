@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from bench.metrics import agreement, auroc, combine, counterfactual, explain, prototypes
+from bench.metrics import agreement, auroc, cells, combine, counterfactual, explain, prototypes
 from bench.metrics.agreement import confusion
 from bench.metrics.combine import holm
 from bench.metrics.estimate import Estimate
@@ -22,6 +22,7 @@ from data.errors import ConfigError, DataError
 from data.tracks import TRACKS
 
 __all__ = [
+    "CELLS",
     "COUNTERFACTUAL",
     "METRICS",
     "VERSION",
@@ -48,7 +49,7 @@ VERSION = 2  # bumped when a number changes; part of a run's identity
 @dataclass(frozen=True)
 class Metric:
     """One metric. direction: "max", "min", or "none" where more is neither. needs: of maps, masks, fine, images, evidence,
-    pairs (films and their edited copies).
+    pairs (films and their edited copies), cells (Lesion and Background).
 
     doc: its page in docs/metrics. tracks: those that have it.
     """
@@ -207,13 +208,24 @@ def _register_counterfactual() -> None:
     _register("counterfactual_area", counterfactual.map_area, text, doc, direction="none", unit=unit, needs=["pairs"])
 
 
+def _register_cells() -> None:
+    """Lesion and Background cells, for both readings of the mean grey level."""
+    for mu in cells.MUS:
+        suffix, words = ("", "") if mu == "printed" else (f"_{mu}", f"; {mu} mean grey level")
+        for name, make, direction, unit, text in cells.FACTS:
+            label, one = f"cells_{name}{suffix}", partial(make, mu=mu)
+            _register(label, one, text + words, "lesion_background", direction=direction, unit=unit, needs=["cells"])
+
+
 _register_classification()
 _register_explanation()
 _register_location()
 _register_prototypes()
 _register_necessity()
 _register_counterfactual()
+_register_cells()
 COUNTERFACTUAL = tuple(name for name, metric in METRICS.items() if "pairs" in metric.needs)
+CELLS = tuple(name for name, metric in METRICS.items() if "cells" in metric.needs)
 _QUICK = ("auroc_mean", "auroc_", "accuracy")
 
 
@@ -268,6 +280,8 @@ def over_seeds(frames: Sequence[Frame], names: Sequence[str] | None = None) -> d
             parts = [_part(frame, name) for frame in groups]
         except NotComputableError:
             continue
+        if name in CELLS and not all(combine.same_rows(part, parts[0]) for part in parts):
+            continue  # some seeds were asked about other lesions: an addition to finished runs was cut off
         found[name] = combine.estimate(parts)
     return found
 

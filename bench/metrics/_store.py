@@ -16,6 +16,7 @@ from data.errors import DataError, MachineError
 
 FORMAT = 1
 MARKER = "frame.json"
+AGAIN = "the same `train` or `final` makes it again from the run's folder in checkpoints/"
 
 
 def write_frame(
@@ -46,26 +47,31 @@ def write_frame(
     return folder
 
 
-def read_frame(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
-    """Meta, tables and arrays by name. Raises DataError for a missing marker and for each file that is not whole."""
-    do = "the same `train` or `final` makes it again from the run's folder in checkpoints/"
+def read_marker(folder: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Meta, and the size of each file. Raises DataError for a marker that is missing or no frame's."""
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         files, meta, form = dict(marker["files"]), dict(marker["meta"]), int(marker["format"])
     except FileNotFoundError as error:
-        raise DataError("no finished frame", f"{folder.name}/{MARKER}", do) from error
+        raise DataError("no finished frame", f"{folder.name}/{MARKER}", AGAIN) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("the frame's marker cannot be read", f"{folder.name}/{MARKER}", do) from error
+        raise DataError("the frame's marker cannot be read", f"{folder.name}/{MARKER}", AGAIN) from error
     if form != FORMAT or "predictions.parquet" not in files:
-        raise DataError(f"a frame of format {form}, not {FORMAT}", f"{folder.name}/{MARKER}", do)
+        raise DataError(f"a frame of format {form}, not {FORMAT}", f"{folder.name}/{MARKER}", AGAIN)
+    return meta, files
+
+
+def read_frame(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
+    """Meta, tables and arrays by name. Raises DataError for a missing marker and for each file that is not whole."""
+    meta, files = read_marker(folder)
     tables: dict[str, pd.DataFrame] = {}
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for name, size in files.items():
         path, where = folder / name, f"{folder.name}/{name}"
         if not path.is_file():
-            raise DataError("a file of the frame is missing", where, do)
+            raise DataError("a file of the frame is missing", where, AGAIN)
         if path.stat().st_size != size:
-            raise DataError(f"a file of the frame has {path.stat().st_size} bytes, not {size}", where, do)
+            raise DataError(f"a file of the frame has {path.stat().st_size} bytes, not {size}", where, AGAIN)
         try:
             if path.suffix == ".parquet":
                 tables[path.stem] = pd.read_parquet(path)
@@ -73,7 +79,7 @@ def read_frame(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame], d
                 with np.load(path, allow_pickle=False) as archive:
                     arrays[path.stem] = {key: archive[key] for key in archive.files}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError("a file of the frame cannot be read", where, do) from error
+            raise DataError("a file of the frame cannot be read", where, AGAIN) from error
     return meta, tables, arrays
 
 

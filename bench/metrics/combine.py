@@ -64,11 +64,15 @@ def mean_psi(parts: Sequence[Part]) -> np.ndarray:
     return np.asarray(np.mean([part.psi for part in parts], axis=0))
 
 
+def same_rows(one: Part, other: Part) -> bool:
+    """Whether both rest on the same patients, and on as many rows."""
+    return np.array_equal(one.patients, other.patients) and (one.n == other.n or one.of_model)
+
+
 def check_same_rows(parts: Sequence[Part]) -> None:
     """Raise DataError unless all parts rest on the same patients."""
     for part in parts[1:]:
-        other_rows = part.n != parts[0].n and not part.of_model
-        if not np.array_equal(part.patients, parts[0].patients) or other_rows:
+        if not same_rows(part, parts[0]):
             raise DataError(
                 "frames of different test rows",
                 f"{parts[0].n} and {part.n} rows",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.metrics._store import read_frame, write_frame
+from bench.metrics._store import read_frame, read_marker, write_frame
 from bench.metrics.maps import MapTable
 from data.errors import DataError
 from data.tracks import TRACKS
@@ -39,7 +39,8 @@ class Frame:
     meta: JSON values: method, dataset, track, classes, side, seed, fold, data_hash, split_hash, identity, versions,
     input, supervision; `variant_maps` {variant: map name} says which map a variant reads. masks: see `pack_masks`.
     evidence: one row per (record, finding, source, class) with its contribution. counterfactual: one row per (record,
-    finding, edit, network), where the data have edited copies of films (bench/metrics/counterfactual.py).
+    finding, edit, network), where the data have edited copies of films (bench/metrics/counterfactual.py). cells: one row
+    per (record, finding, mu, cell), of the lesions that were asked for them (bench/metrics/cells.py).
     """
 
     predictions: pd.DataFrame
@@ -48,6 +49,7 @@ class Frame:
     masks: dict[str, np.ndarray] | None = None
     evidence: pd.DataFrame | None = None
     counterfactual: pd.DataFrame | None = None
+    cells: pd.DataFrame | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -161,8 +163,10 @@ class Frame:
         packed = {name: np.concatenate([part[name] for part in masks]) for name in sorted(common)} or None
         evidence = [frame.evidence for frame in frames if frame.evidence is not None]
         edits = [frame.counterfactual for frame in frames if frame.counterfactual is not None]
-        further = [pd.concat(tables, ignore_index=True) if tables else None for tables in (evidence, edits)]
-        joined = cls(rows, meta, maps, packed, evidence=further[0], counterfactual=further[1])
+        cells = [frame.cells for frame in frames if frame.cells is not None]
+        cells = cells if len(cells) == len(frames) else []
+        further = [pd.concat(tables, ignore_index=True) if tables else None for tables in (evidence, edits, cells)]
+        joined = cls(rows, meta, maps, packed, evidence=further[0], counterfactual=further[1], cells=further[2])
         joined.validate()
         return joined
 
@@ -188,7 +192,7 @@ class Frame:
         maps = self.maps
         tables = {
             "predictions": self.predictions, "maps": maps.entries if maps else None,
-            "evidence": self.evidence, "counterfactual": self.counterfactual,
+            "evidence": self.evidence, "counterfactual": self.counterfactual, "cells": self.cells,
         }  # fmt: skip
         arrays = {"maps": maps.stacks if maps else None, "masks": self.masks}
         return write_frame(Path(folder), self.meta, tables, arrays)
@@ -198,10 +202,15 @@ class Frame:
         """Read a frame back. Raises DataError, in one line, when a file is missing, truncated or not a frame's."""
         meta, tables, arrays = read_frame(Path(folder))
         maps = MapTable(tables["maps"], arrays["maps"]) if "maps" in tables and "maps" in arrays else None
-        evidence, edits = tables.get("evidence"), tables.get("counterfactual")
-        frame = cls(tables["predictions"], meta, maps, arrays.get("masks"), evidence, edits)
+        evidence, edits, cells = (tables.get(name) for name in ("evidence", "counterfactual", "cells"))
+        frame = cls(tables["predictions"], meta, maps, arrays.get("masks"), evidence, edits, cells)
         frame.validate()
         return frame
+
+    @staticmethod
+    def load_meta(folder: Path | str) -> dict[str, Any]:
+        """`meta` alone. Raises DataError where the marker is missing or no frame's."""
+        return read_marker(Path(folder))[0]
 
 
 def _identity(rows: pd.DataFrame) -> str:

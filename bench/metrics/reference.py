@@ -3,7 +3,8 @@
 A reference learns at most a table of its one column on training rows, and is scored on the test rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,7 +104,7 @@ REFERENCES: dict[str, Reference] = {
 }
 
 
-def frame(name: str, train: pd.DataFrame, test: pd.DataFrame, track: str, side: str = "test") -> Frame:
+def frame(name: str, train: pd.DataFrame, test: pd.DataFrame, track: str, side: str = "test", fold: int = 0) -> Frame:
     """A reference's predictions on the labelled test rows. train, test: samples tables with the track's label column.
 
     Raises NotComputableError where the data lack the column.
@@ -123,24 +124,34 @@ def frame(name: str, train: pd.DataFrame, test: pd.DataFrame, track: str, side: 
     if reference.rank is not None:
         scores = np.stack([np.zeros(len(test)), reference.rank(test)], axis=1)
     meta = {"method": f"reference:{name}", "supervision": "label", "input": reference.column or "none"}
-    return Frame.build(test, track, scores, probabilities, side=side, seed=0, meta=meta)
+    return Frame.build(test, track, scores, probabilities, side=side, seed=0, fold=fold, meta=meta)
+
+
+def frames(train: pd.DataFrame, test: pd.DataFrame, track: str, *, fold: int = 0) -> dict[str, Frame]:
+    """Of each reference that the data allow, its predictions on the test side."""
+    found: dict[str, Frame] = {}
+    for name in REFERENCES:
+        with suppress(NotComputableError):
+            found[name] = frame(name, train, test, track, fold=fold)
+    return found
+
+
+def measure(found: Mapping[str, Frame], n: int, ceiling: float | None = None) -> dict[str, dict[str, Estimate]]:
+    """Metrics of references by their frames; with `ceiling`, the best possible AUROC known from a generator. n: of rows."""
+    rows = {
+        name: {metric: _without_seeds(estimate) for metric, estimate in compute(one).items()}
+        for name, one in found.items()
+    }
+    if ceiling is not None:
+        rows[CEILING] = {"auroc_mean": Estimate(ceiling, None, None, n, "exact", "known from the generator")}
+    return rows
 
 
 def reference_rows(
-    train: pd.DataFrame, test: pd.DataFrame, track: str, *, ceiling: float | None = None, side: str = "test"
+    train: pd.DataFrame, test: pd.DataFrame, track: str, *, ceiling: float | None = None
 ) -> dict[str, dict[str, Estimate]]:
-    """Metrics of each reference that the data allow; with `ceiling`, the best possible AUROC known from a generator."""
-    rows: dict[str, dict[str, Estimate]] = {}
-    for name in REFERENCES:
-        try:
-            found = compute(frame(name, train, test, track, side))
-        except NotComputableError:
-            continue
-        rows[name] = {metric: _without_seeds(estimate) for metric, estimate in found.items()}
-    if ceiling is not None:
-        note = "known from the generator"
-        rows[CEILING] = {"auroc_mean": Estimate(ceiling, None, None, len(_labelled(test, track)), "exact", note)}
-    return rows
+    """Metrics of each reference that the data allow, on one test side."""
+    return measure(frames(train, test, track), len(_labelled(test, track)), ceiling)
 
 
 def unavailable(train: pd.DataFrame, test: pd.DataFrame, track: str) -> dict[str, str]:
