@@ -1,4 +1,5 @@
-"""Search space of densenet121_kt: that of densenet121, and the transfer. Of the teacher nothing is searched: trials share it."""
+"""Search space of densenet121_kt: that of densenet121, and the transfer. Of a teacher on masks nothing is searched, nor how the
+region is cut, which is the teacher's too: trials share it, or do without."""
 
 from itertools import combinations
 from typing import Any
@@ -11,10 +12,11 @@ SETTLES = {"groups": "which_groups"}
 
 
 def space(trial: Any) -> dict[str, Any]:
-    return densenet121.space(trial) | {
+    return densenet121.network(trial) | {
         # ours: two decades either side of 10, which gives attention transfer's usual size; from no effect to the map alone
         "beta": trial.suggest_float("beta", 0.1, 1000.0, log=True),
         "form": trial.suggest_categorical("form", ["l2", "l2_squared", "at_code"]),
+        "teacher": trial.suggest_categorical("teacher", ["mask_trained", "same_weights"]),
         "groups": SETS.get(trial.suggest_categorical("which_groups", list(SETS)), (4,)),
     }
 
@@ -23,5 +25,4 @@ def readings(trial: Any) -> dict[str, Any]:
     """Points on which the paper is silent."""
     return densenet121.readings(trial) | {
         "tap": trial.suggest_categorical("tap", ["post_norm", "block_out"]),
-        "teacher": trial.suggest_categorical("teacher", ["mask_trained", "same_weights"]),
     }

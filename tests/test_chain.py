@@ -18,6 +18,7 @@ from bench.home import Home
 from bench.phantom import write_phantom
 from bench.plan import Ready, inputs_of, make_ready
 from bench.prepare import Roots
+from bench.sweep import SweepPlan, _job_maker
 from data.cache import prepare
 from data.errors import ConfigError, LeakError
 from models.method import Task
@@ -149,6 +150,14 @@ def test_a_trial_does_not_look_for_other_data(ready: Ready) -> None:
     other = {**ready.base.pretrain.model_dump(), "options": {"masks": "shuffled"}}
     with pytest.raises(ConfigError, match="was not prepared for this cell"):
         ready.spec(ready.config({"pretrain": other}), 1)
+
+
+def test_a_trial_may_do_without_the_run_that_others_share_and_not_start_from_another(ready: Ready) -> None:
+    make = _job_maker(ready, SweepPlan(trials=2), "study", {})
+    assert set(make(0, {})["requirements"]) == {"pretrained", "teacher"}
+    assert set(make(1, {"teacher": "same_weights"})["requirements"]) == {"pretrained"}
+    with pytest.raises(ConfigError, match="would start from another run than the one that all trials share"):
+        make(2, {"roi.strategy": "bbox"})
 
 
 # ---- where data sets lie -----------------------------------------------------------------------------------------
