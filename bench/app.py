@@ -196,6 +196,7 @@ class App:
         self, method: str, dataset: str, track: str, seed: int, protocol: str,
         data_root: Sequence[str], config: Path | None, pairs: list[str],
     ) -> None:  # fmt: skip
+        from bench.sweep import unfinished
         from bench.train import run_train
 
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs))
@@ -205,8 +206,9 @@ class App:
         ready = self.ready(cell, data_root)
         tracker = self.tracker()
         self.cluster()
+        before = unfinished(ready.all_requirements(ready.base, seed))
         with self.talk.progress(str(cell)) as update:
-            document = run_train(ready, seed, tracker, Meter(update, 1).seen)
+            document = run_train(ready, seed, tracker, Meter(update, 1 + len(before)).seen)
         self.exit_code = 0 if document["status"] == "complete" else 1
         self.talk.result(document, lambda console: shows.metrics(console, document))
         if document["status"] == "complete":
@@ -220,7 +222,8 @@ class App:
     ) -> None:  # fmt: skip
         import search_spaces
         from bench.objectives import check, named
-        from bench.sweep import SweepPlan, run_sweep
+        from bench.plan import TUNING_SEED
+        from bench.sweep import SweepPlan, run_sweep, unfinished
         from bench.sweep_result import next_of_sweep
 
         if scheduler not in ("asha", "none"):
@@ -239,8 +242,10 @@ class App:
         ready = self.ready(cell, data_root)
         tracker = self.tracker()
         self.cluster()
+        before = unfinished(ready.all_requirements(ready.base, TUNING_SEED))
         with self.talk.progress(f"sweep {cell}") as update:
-            document = run_sweep(ready, plan, self.storage, tracker, Meter(update, trials).seen, self.talk.say)
+            meter = Meter(update, trials + len(before))
+            document = run_sweep(ready, plan, self.storage, tracker, meter.seen, self.talk.say)
         self.exit_code = 0 if document["best"] else 1
         self.talk.result(document, lambda console: shows.sweep(console, document))
         again = self._command("final", method, dataset, track, protocol, data_root, config, pairs)
@@ -253,7 +258,8 @@ class App:
     ) -> None:  # fmt: skip
         from bench.board import read_board, write_board
         from bench.choose import chosen
-        from bench.final import FinalPlan, run_finals
+        from bench.final import FinalPlan, requirements_of, run_finals
+        from bench.sweep import unfinished
 
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs), PROTOCOLS)
         if self.dry_run:
@@ -273,9 +279,10 @@ class App:
             cells=cells,
         )
         self.cluster()
+        finals = [(fold, plan) for fold in ready.each_fold()]
+        before = unfinished(job for fold in finals for job in requirements_of(*fold, range(1, seeds + 1)))
         with self.talk.progress(f"final {cell}") as update:
-            finals = [(fold, plan) for fold in ready.each_fold()]
-            of_folds = run_finals(finals, tracker, Meter(update, seeds * len(finals)).seen)
+            of_folds = run_finals(finals, tracker, Meter(update, seeds * len(finals) + len(before)).seen)
         ids = [run_id for of_fold in of_folds for run_id in of_fold]
         board = read_board(self.home, tracker)
         page = write_board(self.home, board)

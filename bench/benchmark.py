@@ -9,13 +9,22 @@ from bench.cluster.failures import Failure
 from bench.config import config_hash
 from bench.console import Meter
 from bench.engine.run import lacks_cells
-from bench.final import FinalPlan, final_jobs, is_whole, name_runs, pictured, register, run_finals
+from bench.final import (
+    FinalPlan,
+    final_jobs,
+    is_whole,
+    name_runs,
+    pictured,
+    register,
+    requirements_of,
+    run_finals,
+)
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
 from bench.plan import Ready, configured, make_ready, reason_against
 from bench.prepare import Roots
 from bench.suite import Cell, Suite, cells
-from bench.sweep import SweepPlan, run_sweep, study_name
+from bench.sweep import SweepPlan, run_sweep, study_name, unfinished
 from bench.tracking import Tracker
 from data.errors import ConfigError, DataError
 
@@ -42,14 +51,17 @@ class Benchmark:
         ready = [fold for cell in runnable for fold in self._ready(cell).each_fold()]
         warm.result()
         plans = self._plans(ready, tracker)
-        unfinished = [item for item in plans if not self._finished(item, tracker)]
-        going = {one.cell.key for one, _ in unfinished}
+        open_cells = [item for item in plans if not self._finished(item, tracker)]
+        going = {one.cell.key for one, _ in open_cells}
         self.talk.say(f"{len(runnable)} cells, {len(runnable) - len(going)} finished already")
-        if unfinished:
+        if open_cells:
             self.app.cluster()
-            runs = len(unfinished) * (self.suite.search.trials + self.suite.final.seeds)
+            seeds = range(1, self.suite.final.seeds + 1)
+            known = [(one, plan) for one, plan in open_cells if plan is not None]
+            before = unfinished(job for item in known for job in requirements_of(*item, seeds))
+            runs = len(open_cells) * (self.suite.search.trials + self.suite.final.seeds) + len(before)
             with self.talk.progress(f"suite {self.suite.name}") as update:
-                self._run([one for one, _ in unfinished], tracker, Meter(update, runs))
+                self._run([one for one, _ in open_cells], tracker, Meter(update, runs))
         name_runs([(one, plan) for one, plan in plans if plan is not None], tracker)
         board = read_board(self.app.home, tracker, list(self.said.values()))
         page = write_board(self.app.home, board)

@@ -1,7 +1,7 @@
 """The job `final`: chosen settings trained with several seeds, then the sealed test side opened, with a ledger entry."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,6 +83,12 @@ def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -
     return jobs
 
 
+def requirements_of(ready: Ready, plan: FinalPlan, seeds: Iterable[int]) -> list[Job]:
+    """The runs that these seeds of a final start from."""
+    shared = plan.share_requirements
+    return [job for seed in seeds for job in ready.all_requirements(plan.config, TUNING_SEED if shared else seed)]
+
+
 def run_finals(
     finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: Seen = lambda number, payload: None
 ) -> list[list[str]]:
@@ -117,8 +123,7 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
         for seed, job in final_jobs(ready, plan, entry).items():
             if seed in open_seeds and job.folder not in {other.folder for _, _, other in waiting.values()}:
                 waiting[position * SEEDS + seed] = (ready, plan, job)
-        for seed in open_seeds:
-            needed += ready.all_requirements(plan.config, TUNING_SEED if plan.share_requirements else seed)
+        needed += requirements_of(ready, plan, open_seeds)
     if waiting:
         run_requirements(finals[0][0], needed, tracker, seen)
         trained = _train(waiting, names, tracker, seen)

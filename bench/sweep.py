@@ -1,6 +1,6 @@
 """The job `sweep`: a method's settings searched on training and validation rows, durable under kills."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,12 +49,20 @@ def run_requirements(ready: Ready, jobs: list[Job], tracker: Tracker, seen: Seen
 
     Raises ConfigError when one fails: nothing that starts from it can run.
     """
-    waiting = {job.folder: job for job in jobs if not is_done(Path(job.folder))}
+    waiting = unfinished(jobs)
+    numbers = {
+        folder: -1 - position for position, folder in enumerate(waiting)
+    }  # beside those of what starts from them
     while waiting:
         wave = [job for job in waiting.values() if not any(need in waiting for need in job.requirements.values())]
-        _run_wave(ready, dict(enumerate(wave)), tracker, seen)
+        _run_wave(ready, {numbers[job.folder]: job for job in wave}, tracker, seen)
         for job in wave:
             del waiting[job.folder]
+
+
+def unfinished(jobs: Iterable[Job]) -> dict[str, Job]:
+    """folder -> job of what is not trained yet, each once."""
+    return {job.folder: job for job in jobs if not is_done(Path(job.folder))}
 
 
 def _run_wave(ready: Ready, jobs: Mapping[int, Job], tracker: Tracker, seen: Seen) -> None:
