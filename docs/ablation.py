@@ -4,9 +4,8 @@ its paired difference to a named one.
 python -m docs.ablation OUT --metrics auroc_mean,activation_precision_lesion --reference NAME [--track T] [--per-seed]
 """
 
-import argparse
-import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from bench.config import nearest
 from bench.home import Home
 from bench.leaderboard.badges import control_of
 from bench.leaderboard.build import build_board
-from bench.leaderboard.collect import collect
 from bench.leaderboard.compare import named
 from bench.leaderboard.measure import Measured, part_of
 from bench.leaderboard.page import difference_text, p_text
@@ -22,8 +20,9 @@ from bench.leaderboard.rows import RANKED_SEEDS, Board, Row, SeedRun
 from bench.leaderboard.table import pipe
 from bench.metrics import METRICS, Estimate, Frame, over_seeds
 from bench.tracking import Tracker
-from data.errors import ConfigError, UserError
+from data.errors import ConfigError
 from data.tracks import TRACKS
+from docs._runs import parser_of, print_of_runs
 
 Loads = dict[str, Callable[[], Frame]]
 
@@ -138,32 +137,21 @@ def _elsewhere(board: Board, base: Row) -> Iterator[str]:
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m docs.ablation", description=__doc__)
-    parser.add_argument("out", type=Path, help="the --out of `bench`")
+    parser = parser_of("ablation", __doc__)
     parser.add_argument("--metrics", required=True, help="names of `list metrics`, comma-separated")
     parser.add_argument("--reference", required=True, help="the arm or method that the others are compared with")
     parser.add_argument(
         "--track", choices=list(TRACKS), help="default: every track on which the reference has a result"
     )
     parser.add_argument("--per-seed", action="store_true", help="also the value of each seed")
-    asked = parser.parse_args(words)
-    try:
-        if not asked.out.is_dir():
-            raise ConfigError("no such folder", str(asked.out), "name the --out of a suite that ran")
-        home = Home(asked.out.absolute())
-        text = ablation(
-            collect(Tracker(out=home.out)),
-            [name.strip() for name in asked.metrics.split(",")],
-            asked.reference,
-            track=asked.track,
-            per_seed=asked.per_seed,
-            keep=home.leaderboard / "measured",
-        )
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    print(f"```sh\npython -m docs.ablation {shlex.join(words)}\n```\n\n{text}", end="")
-    return 0
+
+    def lines(asked: Namespace, home: Home, tracker: Tracker, runs: Sequence[SeedRun]) -> Iterator[str]:
+        names = [name.strip() for name in asked.metrics.split(",")]
+        keep = home.leaderboard / "measured"
+        text = ablation(runs, names, asked.reference, track=asked.track, per_seed=asked.per_seed, keep=keep)
+        yield text.rstrip("\n")
+
+    return print_of_runs(parser, words, lines)
 
 
 if __name__ == "__main__":

@@ -7,27 +7,22 @@ confusion matrix, pooled and balanced accuracy, the gap between the classes, AUR
 a paper with one seed prints them; `docs.ablation` has the intervals over patients and seeds.
 """
 
-import argparse
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from bench.config import nearest
-from bench.home import Home
 from bench.leaderboard.build import build_board
-from bench.leaderboard.collect import collect
 from bench.leaderboard.compare import named
 from bench.leaderboard.page import p_text
 from bench.leaderboard.rows import Row, SeedRun
 from bench.leaderboard.table import pipe
 from bench.metrics import Frame, by_seed
 from bench.metrics.folds import corrected_t, discordant, mcnemar, over_folds, sign_flip
-from bench.tracking import Tracker
-from data.errors import ConfigError, UserError
+from data.errors import ConfigError
 from data.protocols import FOLDS
+from docs._runs import parser_of, print_of_runs
 
 
 def tables(runs: Sequence[SeedRun], reference: str, track: str) -> Iterator[str]:
@@ -99,22 +94,10 @@ def _mean_accuracy(frames: Sequence[Frame]) -> np.ndarray:
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m docs.folds", description=__doc__)
-    parser.add_argument("out", type=Path, help="the --out of `bench` or `final`")
+    parser = parser_of("folds", __doc__)
     parser.add_argument("--reference", required=True, help="the arm or method that others are set beside")
     parser.add_argument("--track", default="malignancy")
-    asked = parser.parse_args(words)
-    try:
-        if not asked.out.is_dir():
-            raise ConfigError("no such folder", str(asked.out), "name the --out of a suite that ran")
-        home = Home(asked.out.absolute())
-        lines = list(tables(collect(Tracker(out=home.out)), asked.reference, asked.track))
-        print(f"```sh\npython -m docs.folds {shlex.join(words)}\n```\n")
-        print("\n".join(lines))
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return print_of_runs(parser, words, lambda asked, home, tracker, runs: tables(runs, asked.reference, asked.track))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,9 @@ class, drawn again by the trained networks, on the validation side, which any lo
 last projection moved the prototypes. --maps: of the test frames, each of the method's own maps, of the true class.
 """
 
-import argparse
-import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +22,6 @@ from scipy import ndimage
 from bench.config import Job, nearest
 from bench.engine.run import open_data, trained
 from bench.home import Home
-from bench.leaderboard.collect import collect
 from bench.leaderboard.rows import SeedRun
 from bench.leaderboard.table import pipe
 from bench.metrics import Frame
@@ -36,8 +33,9 @@ from bench.metrics.maps import UNTRAINED
 from bench.metrics.parts import Part, part_of_totals
 from bench.pictures import job_file
 from bench.tracking import Tracker
-from data.errors import ConfigError, UserError
+from data.errors import ConfigError
 from data.loading import batches
+from docs._runs import parser_of, print_of_runs
 from models._prototype_base import PrototypeMethod
 
 NEGATIVE = "none of them"  # the class of prototypes that belong to no class of the track
@@ -207,8 +205,7 @@ def runs_of(found: Sequence[SeedRun], arm: str) -> list[SeedRun]:
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m docs.prototype_maps", description=__doc__)
-    parser.add_argument("out", type=Path, help="the --out of `bench`")
+    parser = parser_of("prototype_maps", __doc__)
     parser.add_argument("--arms", required=True, help="arms or methods, comma-separated")
     parser.add_argument("--track", default="margin")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -216,33 +213,25 @@ def main(words: Sequence[str]) -> int:
     what.add_argument("--pairs", action="store_true", help="class of sample against class of prototype")
     what.add_argument("--moved", action="store_true", help="how far projection moved prototypes")
     what.add_argument("--maps", action="store_true", help="activation precision of each kind of map")
-    asked = parser.parse_args(words)
-    try:
-        keys = [next((k for k, said in NAMED.items() if said == key), key) for key in (asked.by or "level").split(",")]
-        if set(keys) - {"level", "named"}:
-            raise ConfigError(f"cannot group by {asked.by!r}", "--by", "give level, class or level,class")
-        if not asked.out.is_dir():
-            raise ConfigError("no such folder", str(asked.out), "name the --out of a suite that ran")
-        home = Home(asked.out.absolute())
-        tracker = Tracker(out=home.out)
-        found = [run for run in collect(tracker) if run.track == asked.track]
-        print(f"```sh\npython -m docs.prototype_maps {shlex.join(words)}\n```\n")
-        for arm in asked.arms.split(","):
-            runs = runs_of(found, arm)
-            print(f"`{arm}`, {len(runs)} seeds\n")
-            if asked.maps:
-                lines = by_map([run.load() for run in runs if run.load is not None])
-            elif asked.moved:
-                lines = moved(home, tracker, runs)
-            elif asked.pairs:
-                lines = class_pairs([pairs_of(home, tracker, run) for run in runs])
-            else:
-                lines = by_groups([table_of(run.load()) for run in runs if run.load is not None], keys)
-            print("\n".join(lines), end="\n\n")
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return print_of_runs(parser, words, _lines)
+
+
+def _lines(asked: Namespace, home: Home, tracker: Tracker, found: Sequence[SeedRun]) -> Iterator[str]:
+    keys = [next((k for k, said in NAMED.items() if said == key), key) for key in (asked.by or "level").split(",")]
+    if set(keys) - {"level", "named"}:
+        raise ConfigError(f"cannot group by {asked.by!r}", "--by", "give level, class or level,class")
+    for arm in asked.arms.split(","):
+        runs = runs_of([run for run in found if run.track == asked.track], arm)
+        yield f"`{arm}`, {len(runs)} seeds\n"
+        if asked.maps:
+            yield from by_map([run.load() for run in runs if run.load is not None])
+        elif asked.moved:
+            yield from moved(home, tracker, runs)
+        elif asked.pairs:
+            yield from class_pairs([pairs_of(home, tracker, run) for run in runs])
+        else:
+            yield from by_groups([table_of(run.load()) for run in runs if run.load is not None], keys)
+        yield ""
 
 
 if __name__ == "__main__":

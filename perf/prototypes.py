@@ -7,7 +7,6 @@ channels, 20 prototypes. Only samples are few. What is compared runs in turns in
 machine meets all of it; a ratio is of two neighbours in time. cpu: seconds of this process; wall: elapsed ones.
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from data.samples import TrainingData
 from models._prototype_base import PrototypeMethod
 from models.fpn_iaia_bl import FocalSeen, FpnIaiaBl
 from models.method import Stage, Task
-from perf._turns import HEADER, Clock, Work, in_turns, show
+from perf._turns import HEADER, Clock, Work, arguments, in_turns, show
 
 OPTIONS = {"exams": {"train": 12, "validation": 4, "test": 2}, "size": 512}
 PROVIDES = frozenset(
@@ -203,17 +202,10 @@ def count_last_layer(name: str, home: Home, device: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: by --clock wall alone")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="two rounds, the steps and projection alone")
     asked = parser.parse_args()
-    if asked.device == "cuda" and asked.clock == "cpu":
-        parser.error("the processor's seconds say nothing of a GPU: --clock wall")
-    torch.set_num_threads(asked.threads)
-    clock, rounds = Clock(asked.clock, asked.device), 2 if asked.quick else asked.rounds
+    clock, rounds = Clock.asked(parser, asked), 2 if asked.quick else asked.rounds
     print(f"{asked.device}, {cores()} cores, {asked.threads} threads, {asked.clock} seconds, {rounds} rounds")
     print(HEADER)
     with tempfile.TemporaryDirectory() as folder:

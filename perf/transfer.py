@@ -6,7 +6,6 @@ Published size: 224 px, DenseNet121 of width 1, random weights (which change no 
 published. What is compared runs in turns in one process: a ratio is of two neighbours in time.
 """
 
-import argparse
 import time
 
 import numpy as np
@@ -20,7 +19,7 @@ from models.densenet121 import Config, DenseNet121
 from models.densenet121_kt import Config as KtConfig
 from models.densenet121_kt import DenseNet121Kt
 from models.method import Stage, Task
-from perf._turns import HEADER, Clock, Work, in_turns, show
+from perf._turns import HEADER, Clock, Work, arguments, in_turns, show
 
 STEP_BOUND, EXPLANATION_BOUND = 1.1, 1.3
 SIZE = 224
@@ -94,17 +93,10 @@ def compare_explanation(device: str, rounds: int, clock: Clock) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: by --clock wall alone")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--samples", type=int, default=8, help="of a training step")
     asked = parser.parse_args()
-    if asked.device == "cuda" and asked.clock == "cpu":
-        parser.error("the processor's seconds say nothing of a GPU: --clock wall")
-    torch.set_num_threads(asked.threads)
-    clock = Clock(asked.clock, asked.device)
+    clock = Clock.asked(parser, asked)
     print(f"{asked.device}, {asked.threads} threads, {asked.clock} seconds, {asked.rounds} rounds, medians")
     print(HEADER)
     compare_steps(asked.device, asked.rounds, clock, asked.samples)
