@@ -19,7 +19,6 @@ from bench.phantom import write_phantom
 from bench.plan import Ready, inputs_of, make_ready
 from bench.prepare import Roots
 from bench.sweep import SweepPlan, _job_maker
-from data.cache import prepare
 from data.errors import ConfigError, LeakError
 from models.method import Task
 from tests.toy import PROVIDES, toy_config
@@ -174,9 +173,8 @@ def test_two_places_for_one_are_refused(words: list[str]) -> None:
         Roots.of_words(words)
 
 
-def test_the_other_data_are_not_looked_for_where_these_lie(tmp_path: Path) -> None:
+def test_the_other_data_are_not_looked_for_where_these_lie(ready: Ready) -> None:
     """--data-root DIR is of the command's own data set alone."""
-    prepare("phantom", None, OPTIONS, tmp_path / "cache")
-    cell = chained(dataset="cbis_ddsm", options={})
+    cell = chained(dataset="cbis_ddsm")
     with pytest.raises(ConfigError, match="cbis_ddsm lies on your disk; where is not known"):
-        make_ready(Home.at(tmp_path), cell, Roots.of_words([str(tmp_path)]))
+        make_ready(ready.home, cell, Roots.of_words([str(ready.home.out)]))
