@@ -18,7 +18,7 @@ from bench.leaderboard.references import ARTIFACT, measure_references
 from bench.ledger import Ledger
 from bench.metrics import CELLS, COUNTERFACTUAL, Frame, compute, quick
 from bench.pictures import draw_run
-from bench.plan import TUNING_SEED, Ready
+from bench.plan import TUNING_SEED, Ready, look_alike
 from bench.recorder import Recorder, keep_state
 from bench.suite import Primary
 from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
@@ -286,12 +286,18 @@ def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
         "passport": summary(ready.prepared.passport),
         "grades": ",".join(grade for grade in ready.prepared.passport["grade"].split(", ") if grade != "full"),
         "reduced": "; ".join(_reduced(ready, job)),
-        "trained_before": "; ".join(
-            f"{one.dataset} ({'all rows' if one.rows == 'all' else 'its training side'})" for one in plan.config.sources
-        ),
+        "trained_before": "; ".join(_trained_before(ready, plan)),
         "ledger_entry": job.ledger_entry or "",
         "source": plan.source,
     }
+
+
+def _trained_before(ready: Ready, plan: FinalPlan) -> list[str]:
+    words = {"all": "all rows", "train": "its training side"}
+    found = [f"{one.dataset} ({words[one.rows]})" for one in plan.config.sources]
+    if found and (pairs := look_alike(ready)):
+        found.append(f"of which {pairs} films look like one that judges here")
+    return found
 
 
 def _reduced(ready: Ready, job: Job) -> list[str]:

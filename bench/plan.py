@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 import data
 import models
 from bench import engine, metrics
@@ -15,6 +17,7 @@ from bench.suite import Cell
 from data.cache import Prepared
 from data.errors import ConfigError, DataError, LeakError
 from data.inputs import Inputs
+from data.passport import alike
 from data.protocols import FOLDS, NO_TEST
 from data.split import Split
 from models.method import Card, Method, MethodConfig, Requirement, Source, Task, not_applicable
@@ -95,6 +98,10 @@ class Place:
     split: Split
     protocol: str
     fold: int = 0
+
+    def used(self) -> pd.DataFrame:
+        """Rows that a run has trained on, or whose validation chose its epoch."""
+        return self.prepared.table[self.split.sides_of(self.prepared.table) != "test"]
 
 
 @dataclass
@@ -287,10 +294,19 @@ def make_ready(
     own = prepared(cell.dataset, cell.options, roots.of(cell.dataset))
     sources: dict[str, Place] = {}
     for source in configured(cell).sources:
-        other = prepared(source.dataset, source.options, roots.named.get(source.dataset))
+        root = roots.of(source.dataset) if source.dataset == cell.dataset else roots.named.get(source.dataset)
+        other = prepared(source.dataset, source.options, root)
         protocol = NO_TEST if source.rows == "all" else "holdout"
         sources[_key(source)] = Place(other, other.split(protocol), protocol)
     return Ready(home, cell, own, machine or Machine(), fold, sources)
+
+
+def look_alike(ready: Ready) -> int:
+    """Pairs of films, of those that judge and of other data that were used before, which look alike: the same picture
+    changed or saved anew is no equal file, and patients of two data sets cannot be told for the same."""
+    table = ready.prepared.table
+    judges = table[ready.split.sides_of(table) != "train"]
+    return sum(alike(judges, place.used()) for place in ready.sources.values())
 
 
 def _key(source: Source) -> str:
@@ -298,14 +314,15 @@ def _key(source: Source) -> str:
 
 
 def _refuse_shared(place: Place, judged: Prepared, split: Split) -> None:
-    """LeakError where other data, which a run below trains on, have a patient or a film of the sides that judge."""
-    trains = place.prepared.table[place.split.sides_of(place.prepared.table) == "train"]
+    """LeakError where other data, which a run below trains on or is chosen by, have a patient or a film of the sides that
+    judge."""
+    trains = place.used()
     judges = judged.table[split.sides_of(judged.table).isin(("validation", "test"))]
     for column, noun in (("patient", "patients"), ("image_hash", "films"), ("pixel_hash", "films")):
         common = set(trains[column]) & set(judges[column])
         if common:
             raise LeakError(
-                f"{len(common)} {noun} that judge this cell would be trained on before",
+                f"{len(common)} {noun} that judge this cell would train another run before, or choose its epoch",
                 f"{place.prepared.name} as a source of {judged.name}",
                 "name other data to train on before, or data whose films are not among these",
             )

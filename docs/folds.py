@@ -48,6 +48,9 @@ def tables(runs: Sequence[SeedRun], reference: str, track: str) -> Iterator[str]
     of = {row.key: frames(row) for row in rows}
     first = {key: over_folds(seeds[0]) for key, seeds in of.items()}
     classes = of[base.key][0].classes
+    if max(map(len, of.values())) > 1:
+        yield "Of each arm's first seed:"
+        yield ""
     yield pipe(["arm", "accuracy, mean ± sd of folds", f"confusion ({', '.join(classes)}; true class in rows)",
                 "pooled", "balanced", "gap between classes", "AUROC, mean of folds", "n", "seeds"])  # fmt: skip
     yield pipe(["---"] * 9)
@@ -58,7 +61,8 @@ def tables(runs: Sequence[SeedRun], reference: str, track: str) -> Iterator[str]
         counts = found.confusion.tolist()
         yield pipe([row.full_label, accuracy, str(counts), *numbers, str(found.confusion.sum()), str(len(of[row.key]))])
     yield ""
-    yield f"Against {base.label}: accuracy of the same folds; p of each alone, not corrected for their number."
+    over = "means over seeds; McNemar is of the first seed" if max(map(len, of.values())) > 1 else "one seed"
+    yield f"Against {base.label}: accuracy of the same folds, {over}; p of each alone, not corrected for their number."
     yield ""
     yield pipe(
         [

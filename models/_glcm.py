@@ -1,17 +1,25 @@
 """Windowed grey-level co-occurrence variance (paper 003, Eq. 1 and 2), by box sums.
 
-For symmetric co-occurrences the variance needs their marginal alone: of the pairs (q, q shifted) in a window, the sums of grey
+The variance of co-occurrences needs their marginal alone: of the pairs (q, q shifted) in a window, the sums of grey
 levels and of their squares. Those are box sums, whose cost depends neither on the window nor on the number of levels.
 Shapes: H W pixels of a region, N a direction.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 Mu = Literal["printed", "standard"]
 Pool = Literal["pooled", "mean"]
-DIRECTIONS = {0: (0, 1), 45: (-1, 1), 90: (-1, 0), 135: (-1, -1)}  # degrees -> rows and columns, at distance 1
+Angle = Literal[0, 45, 90, 135]
+Pad = Literal["reflect", "symmetric", "edge"]  # numpy's names: without the edge pixel, with it, the edge alone
+DIRECTIONS: dict[Angle, tuple[int, int]] = {
+    0: (0, 1),
+    45: (-1, 1),
+    90: (-1, 0),
+    135: (-1, -1),
+}  # degrees -> rows and columns, at distance 1
 
 
 def quantised(image_HW: np.ndarray, levels: int) -> np.ndarray:
@@ -24,21 +32,27 @@ def quantised(image_HW: np.ndarray, levels: int) -> np.ndarray:
 
 
 def variance(
-    image_HW: np.ndarray, *, window: int = 9, levels: int = 32, mu: Mu = "printed", pool: Pool = "pooled"
-) -> np.ndarray:
-    """Sum of (m - mu)^2 p(m, n) in a window around each pixel (H, W), of the four directions at distance 1, symmetric.
+    image_HW: np.ndarray, *, window: int = 9, levels: int = 32, mu: Mu = "printed", pool: Pool = "pooled",
+    distances: Sequence[int] = (1,), angles: Sequence[Angle] = tuple(DIRECTIONS), symmetric: bool = True,
+    pad: Pad = "reflect",
+) -> np.ndarray:  # fmt: skip
+    """Sum of (m - mu)^2 p(m, n) in a window around each pixel (H, W), of pairs at these distances and angles.
 
     mu: standard, the mean grey level; printed, that divided by levels squared (Eq. 2), which is nearly 0, so that the
     variance becomes the mean squared grey level: bright inside a mass, where standard is bright at its rim. pool: counts
-    of the four directions together, or the mean of their four variances. Beyond its border a region is reflected without
-    its edge. window is odd; ValueError if not, or if a side is no longer than half of it.
+    of all directions together, or the mean of their variances. symmetric: a pair counts both ways, so that m is the level
+    of either; else of the first. pad: what lies beyond a region's border. window is odd; ValueError if not, if a side is no
+    longer than half of it, or if no pair of that distance fits in.
     """
     half = window // 2
     if window % 2 == 0 or min(image_HW.shape) <= half:
         raise ValueError(f"a window of {window} in a region of {image_HW.shape}: odd, and less than twice the side")
-    q = np.pad(quantised(image_HW, levels), half, mode="reflect")
+    if max(distances) >= window:
+        raise ValueError(f"no pair of distance {max(distances)} in a window of {window}: name a smaller one")
+    q = np.pad(quantised(image_HW, levels), half, mode=pad)
     tables = _table(q), _table(q * q)
-    sums = [_sums(*tables, window, dy, dx) for dy, dx in DIRECTIONS.values()]
+    offsets = [(far * DIRECTIONS[angle][0], far * DIRECTIONS[angle][1]) for far in distances for angle in angles]
+    sums = [_sums(*tables, window, dy, dx, symmetric) for dy, dx in offsets]
     if pool == "pooled":
         n, first, second = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
         return _variance(n, first, second, levels, mu)
@@ -54,18 +68,19 @@ def _variance(n: int, first: np.ndarray, second: np.ndarray, levels: int, mu: Mu
     return spread
 
 
-def _sums(first: np.ndarray, second: np.ndarray, window: int, dy: int, dx: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """(entries, sum of m, sum of m^2) of the pairs at that offset in each window; a pair gives both of its levels.
+def _sums(
+    first: np.ndarray, second: np.ndarray, window: int, dy: int, dx: int, symmetric: bool
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """(entries, sum of m, sum of m^2) of the pairs at that offset in each window; a symmetric pair gives both its levels.
 
     first, second: tables of q and of its squares.
     """
     rows, columns = window - abs(dy), window - abs(dx)
     one, other = (max(0, -dy), max(0, -dx)), (max(0, dy), max(0, dx))  # where the one and the other of a pair may lie
-    total, squares = (
-        _box(table, window, *one, rows, columns) + _box(table, window, *other, rows, columns)
-        for table in (first, second)
-    )
-    return 2 * rows * columns, total, squares
+    ends = (one, other) if symmetric else (one,)
+    boxes = [[_box(table, window, *end, rows, columns) for end in ends] for table in (first, second)]
+    total, squares = (sum(parts[1:], parts[0]) for parts in boxes)
+    return len(ends) * rows * columns, total, squares
 
 
 def _table(q: np.ndarray) -> np.ndarray:

@@ -37,6 +37,10 @@ class Rules(BaseModel):
     )
     window: int = Field(9, ge=3, description="side of the window, odd; silent")
     levels: int = Field(32, ge=2, description="grey levels; silent")
+    distances: tuple[int, ...] = Field((1,), min_length=1, description="of pairs, pixels, below the window; silent")
+    angles: tuple[glcm.Angle, ...] = Field((0, 45, 90, 135), min_length=1, description="of pairs, degrees; silent")
+    symmetric: bool = Field(True, description="a pair counts both ways; silent")
+    pad: glcm.Pad = Field("reflect", description="beyond the region's border, as numpy.pad names it; silent")
     background: Background = Field(
         "residual", description="residual: region less Lesion; complement: 1 - Lesion; masked: their product"
     )
@@ -73,7 +77,7 @@ def pictures(image_HW: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray
 
 def variance(image_HW: np.ndarray, rules: Rules) -> np.ndarray:
     """The windowed variance of a region (H, W), by these rules."""
-    return glcm.variance(image_HW, window=rules.window, levels=rules.levels, mu=rules.mu, pool=rules.pool)
+    return glcm.variance(image_HW, **rules.model_dump(exclude={"background"}))
 
 
 def _unit(image_HW: np.ndarray) -> np.ndarray:
@@ -143,6 +147,8 @@ def refusal(method: Method, image_B1HW: Tensor) -> str:
         return f"{h} x {w} cells are more than are asked of a case, {MOST_CELLS}"
     if window % 2 == 0 or min(height, width) <= window // 2:
         return f"no windows of {window} pixels in regions of {height} x {width}"
+    if (far := max(rules_of(method).distances)) >= window:
+        return f"no pairs of distance {far} in windows of {window} pixels"
     return ""
 
 

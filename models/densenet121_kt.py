@@ -138,8 +138,10 @@ class DenseNet121Kt(densenet121.DenseNet121):
             own_Bhw = transfer.activation_map(full(found[group])[taught])
             d_B = transfer.distance(shown[position].to(own_Bhw), own_Bhw)
             value = transfer.transfer(d_B, c.form, c.batch_reduce, own_Bhw[0].numel())
-            kind: Literal["mean", "sum"] = "sum" if c.batch_reduce == "sum" and c.form != "at_code" else "mean"
-            loss[f"transfer_{group}"] = term(value, kind, c.beta)
+            if c.batch_reduce == "sum" and c.form != "at_code":
+                loss[f"transfer_{group}"] = term(value, "sum", c.beta)
+            else:  # over all samples: each lesion weighs the same whichever samples share its step or its worker
+                loss[f"transfer_{group}"] = term(value * (len(d_B) / len(batch)), "mean", c.beta)
         return loss
 
     def measure(self, context: Context) -> None:
@@ -185,9 +187,11 @@ class DenseNet121Kt(densenet121.DenseNet121):
         """Group -> the teacher's map of masks; of a teacher that is another network its last one alone, as group 4's."""
         teacher = self._taught_by[0].to(mask_B1HW.device)
         with torch.autocast(mask_B1HW.device.type, enabled=False):
-            found = teacher.activations(mask_B1HW)
-        if not isinstance(teacher, densenet121.DenseNet121):
-            return {4: transfer.activation_map(found[max(found)])}
+            if isinstance(teacher, densenet121.DenseNet121):  # read at the student's tap, whatever its own
+                found = teacher.trunk.groups(mask_B1HW, self.config.tap)
+            else:
+                found = teacher.activations(mask_B1HW)
+                return {4: transfer.activation_map(found[max(found)])}
         return {group: transfer.activation_map(value) for group, value in found.items()}
 
     # ---- reading ------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 is refused. The other lesions are those of a phantom in the form of BCDR."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -16,9 +18,10 @@ from bench.engine import checkpoint
 from bench.engine.run import build, open_data, train_run
 from bench.home import Home
 from bench.phantom import write_phantom
-from bench.plan import Ready, inputs_of, make_ready
+from bench.plan import Place, Ready, inputs_of, look_alike, make_ready
 from bench.prepare import Roots
 from bench.sweep import SweepPlan, _job_maker
+from data.cache import Prepared
 from data.errors import ConfigError, LeakError
 from models.method import Task
 from tests.toy import PROVIDES, toy_config
@@ -52,6 +55,13 @@ def test_what_both_share_is_not_set_apart() -> None:
     config = toy_config("densenet121", pretrain={"dataset": "cbis_ddsm", "settings": {"head": "pool"}})
     with pytest.raises(ConfigError, match="head is shared with the run that starts from this one"):
         models.load("densenet121").requires(config, Task.of("malignancy", "bcdr", PROVIDES))
+
+
+def with_table(prepared: Prepared, table: pd.DataFrame) -> Prepared:
+    """Prepared data whose table is another."""
+    copied = Prepared(prepared.name, prepared.folder, prepared.root, prepared.asked)
+    copied.__dict__["table"] = table
+    return copied
 
 
 # ---- through plan and engine -------------------------------------------------------------------------------------
@@ -114,8 +124,44 @@ def test_all_rows_of_the_other_data_train_or_validate(ready: Ready, roots: Roots
 def test_what_judges_is_not_trained_on_before(tmp_path: Path) -> None:
     """Five folds of the same films: the training side of the one split has patients that a fold tests."""
     cell = chained(dataset="phantom", options=OPTIONS).model_copy(update={"protocol": "kfold5"})
-    with pytest.raises(LeakError, match=r"\d+ patients that judge this cell would be trained on before"):
+    with pytest.raises(
+        LeakError, match=r"\d+ patients that judge this cell would train another run before, or choose its epoch"
+    ):
         make_ready(Home.at(tmp_path), cell)
+
+
+def test_nor_is_an_epoch_chosen_before_by_what_judges(ready: Ready) -> None:
+    """The other data's validation side is the test side here; their training side trains here, too."""
+    swapped = {"train": "train", "test": "validation", "validation": "test"}
+    split = replace(ready.split, table=ready.split.table.assign(side=ready.split.table["side"].map(swapped)))
+    with pytest.raises(LeakError, match="would train another run before, or choose its epoch"):
+        Ready(ready.home, ready.cell, ready.prepared, sources={"other": Place(ready.prepared, split, "holdout")})
+
+
+def test_nor_does_a_run_open_a_test_side_by_which_its_ancestor_was_chosen(ready: Ready, tmp_path: Path) -> None:
+    """What the plan would refuse, the engine refuses as well, by what the ancestor left behind."""
+    job = run(ready)
+    before = Path(ready.requirement_jobs(ready.base, 1)["pretrained"].folder)
+    shutil.copytree(before, tmp_path / "before")
+    lineage = json.loads((before / "lineage.json").read_text())
+    judged = ready.split.table[ready.split.table["side"] == "test"]["patient"].iloc[0]
+    (tmp_path / "before" / "lineage.json").write_text(json.dumps(lineage | {"chosen_patients": [judged]}))
+    planted = {
+        "requirements": {**job.requirements, "pretrained": str(tmp_path / "before")},
+        "folder": str(tmp_path / "run"),
+    }
+    with pytest.raises(LeakError, match="1 patients of test were in the choice of this state or its ancestors"):
+        list(train_run(job.model_copy(update=planted)))
+
+
+def test_films_that_look_alike_are_counted(ready: Ready) -> None:
+    """The same pictures under other patients and hashes: nothing but their look tells."""
+    table = ready.prepared.table
+    renamed = table.assign(**{name: "other-" + table[name] for name in ("patient", "image_hash", "pixel_hash")})
+    other = with_table(ready.prepared, renamed)
+    found = Ready(ready.home, ready.cell, ready.prepared, sources={"other": Place(other, ready.split, "holdout")})
+    judges = table[(ready.split.sides_of(table) == "validation") & (table["counterfactual_of"] == "")]
+    assert look_alike(ready) == 0 < judges["look"].nunique() <= look_alike(found)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Lesion and Background: the variance by box sums against co-occurrence matrices, and cells whose class is known."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -12,21 +14,25 @@ from models import _lesion_background as lb
 from tests.toy import toy_batch, toy_method
 
 
-def by_matrices(image: np.ndarray, window: int, levels: int, mu: str, pool: str) -> np.ndarray:
-    """The general way: a symmetric co-occurrence matrix of every window and direction."""
+def by_matrices(
+    image: np.ndarray, window: int, levels: int, mu: str, pool: str, distances: tuple[int, ...] = (1,),
+    angles: tuple[glcm.Angle, ...] = (0, 45, 90, 135), symmetric: bool = True, pad: glcm.Pad = "reflect",
+) -> np.ndarray:  # fmt: skip
+    """The general way: a co-occurrence matrix of every window and direction."""
     half = window // 2
-    q = np.pad(glcm.quantised(image, levels), half, mode="reflect")
+    q = np.pad(glcm.quantised(image, levels), half, mode=pad)
     found = np.zeros(image.shape)
     m = np.arange(levels)[:, None]
     for y, x in np.ndindex(*image.shape):
         part = q[y : y + window, x : x + window]
         counts = []
-        for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
-            one = part[: window - dy, max(0, -dx) : window - max(0, dx)]
-            other = part[dy:, max(0, dx) : window - max(0, -dx)]
+        for far, angle in product(distances, angles):
+            dy, dx = (far * step for step in glcm.DIRECTIONS[angle])
+            one = part[max(0, -dy) : window - max(0, dy), max(0, -dx) : window - max(0, dx)]
+            other = part[max(0, dy) : window - max(0, -dy), max(0, dx) : window - max(0, -dx)]
             count = np.zeros((levels, levels))
             np.add.at(count, (one.ravel(), other.ravel()), 1)
-            counts.append(count + count.T)
+            counts.append(count + count.T if symmetric else count)
         values = []
         for count in [sum(counts)] if pool == "pooled" else counts:
             p = count / count.sum()
@@ -45,6 +51,26 @@ def test_box_sums_are_the_matrices(seed: int, window: int, levels: int) -> None:
         for pool in ("pooled", "mean"):
             found = glcm.variance(image, window=window, levels=levels, mu=mu, pool=pool)  # type: ignore[arg-type]
             np.testing.assert_allclose(found, by_matrices(image, window, levels, mu, pool), rtol=1e-9, atol=1e-9)
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.sets(st.integers(1, 4), min_size=1), st.sets(st.sampled_from((0, 45, 90, 135)), min_size=1),
+    st.booleans(), st.sampled_from(("reflect", "symmetric", "edge")),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_other_pairs_are_the_matrices_too(
+    seed: int, distances: set[int], angles: set[glcm.Angle], symmetric: bool, pad: glcm.Pad
+) -> None:
+    image = np.random.default_rng(seed).integers(0, 99, size=(8, 9)).astype(float)
+    for mu, pool in product(("printed", "standard"), ("pooled", "mean")):
+        rules = {"distances": tuple(distances), "angles": tuple(angles), "symmetric": symmetric, "pad": pad}
+        found = lb.variance(image, lb.Rules(mu=mu, pool=pool, window=5, levels=8, **rules))  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, by_matrices(image, 5, 8, mu, pool, **rules), rtol=1e-9, atol=1e-9)  # type: ignore[arg-type]
+
+
+def test_a_pair_fits_into_its_window() -> None:
+    with pytest.raises(ValueError, match="no pair of distance 5 in a window of 5"):
+        glcm.variance(np.zeros((12, 12)), window=5, distances=(5,))
 
 
 def test_a_region_without_contrast_has_no_variance() -> None:

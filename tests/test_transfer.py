@@ -83,6 +83,31 @@ def test_the_teacher_is_trained_on_masks_once_for_all_trials() -> None:
         teacher_run(config.model_copy(update={"teacher_settings": {"size": 64}}))
 
 
+@pytest.mark.parametrize("tap", ["post_norm", "block_out"])
+def test_teacher_and_student_are_read_at_one_tap(tap: str) -> None:
+    """A teacher of the student's own weights that is shown the student's own picture has its very maps."""
+    method = student(tap=tap)
+    twin = toy_method("densenet121")
+    twin.load_state_dict({key: value for key, value in method.state_dict().items() if "map_distances" not in key})
+    method._take(twin, twin.state_dict())
+    image = torch.rand(2, 1, 32, 32)
+    method.eval()
+    with torch.no_grad():
+        own, shown = method._own_maps(image), method._shown(image)
+    assert set(own) == set(shown) == {1, 2, 3, 4}
+    assert all(torch.equal(own[group], shown[group]) for group in own)
+
+
+def test_workers_and_steps_do_not_change_what_a_lesion_weighs() -> None:
+    """Samples without a mask count as nothing to transfer: the mean over halves of a batch is that over the whole."""
+    method = student().eval()
+    batch = toy_batch(8)
+    batch.has_mask[:] = torch.tensor([1, 1, 1, 0, 1, 0, 0, 1]).bool()
+    halves = [subset(batch, range(4)), subset(batch, range(4, 8))]
+    whole, *parts = (method(one, STAGE)["transfer_4"].value.item() for one in (batch, *halves))
+    assert whole == pytest.approx(sum(parts) / 2)
+
+
 def test_its_maps_are_made_once_for_each_mask_in_all_poses() -> None:
     method, looked = student(), [0]
     original = method._look
@@ -155,8 +180,9 @@ def test_only_samples_with_a_mask_are_taught() -> None:
     method, batch = student(), toy_batch(6)
     method.eval()
     batch.has_mask[2:] = False
-    half = float(method(batch, STAGE)["transfer_4"].value.detach())
-    assert half == pytest.approx(float(method(subset(batch, [0, 1]), STAGE)["transfer_4"].value.detach()), rel=1e-5)
+    some = float(method(batch, STAGE)["transfer_4"].value.detach())
+    alone = float(method(subset(batch, [0, 1]), STAGE)["transfer_4"].value.detach())
+    assert some == pytest.approx(alone * 2 / 6, rel=1e-5)  # a mean over all samples of the step
     batch.has_mask[:] = False
     assert list(method(batch, STAGE)) == ["cross_entropy"]
 

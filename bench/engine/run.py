@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from data import reader
 from data.cache import Opening, Prepared
 from data.errors import DataError, LeakError
 from data.samples import Samples
+from data.samples import TrainingData
 from data.split import Split
 from models.method import Method, Task
 
@@ -89,7 +89,7 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
     ancestors = _ancestors(job, split)
     method = build(job, prepared)
     data = prepared.training(split, method.inputs(), seed=spec.seed)
-    lineage = _lineage(ancestors, data.train.table)
+    lineage = _lineage(ancestors, data)
     settings = Settings(seed=spec.seed, select=job.select, bf16=spec.bf16, loader_workers=job.loader_workers)
     resume = folder if (folder / checkpoint.NAME).is_file() else None
     spent = _spent(folder)
@@ -268,25 +268,32 @@ def _ancestors(job: Job, split: Split) -> list[dict[str, list[str]]]:
             )
         found.append(json.loads(path.read_text()))
         _refuse_seen(split, found[-1], ("validation", "test"), name)
+        _refuse_seen(split, found[-1], ("test",), name, "chosen_")
     return found
 
 
-def _lineage(ancestors: list[dict[str, list[str]]], train_table: pd.DataFrame) -> dict[str, list[str]]:
-    """Hashes of every patient and image that this state will have learnt from, its ancestors' included."""
-    own = {"patients": set(train_table["patient"]), "images": set(train_table["image_hash"])}
-    return {kind: sorted(seen.union(*(ancestor[kind] for ancestor in ancestors))) for kind, seen in own.items()}
+def _lineage(ancestors: list[dict[str, list[str]]], data: TrainingData) -> dict[str, list[str]]:
+    """Hashes of every patient and image that this state will have learnt from, and of those by which its epoch was chosen
+    (`chosen_`), its ancestors' included."""
+    trained, chosen = data.train.table, data.validation.table
+    own = {
+        "patients": set(trained["patient"]), "images": set(trained["image_hash"]),
+        "chosen_patients": set(chosen["patient"]), "chosen_images": set(chosen["image_hash"]),
+    }  # fmt: skip
+    return {kind: sorted(seen.union(*(ancestor.get(kind, []) for ancestor in ancestors))) for kind, seen in own.items()}
 
 
-def _refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, ...], name: str) -> None:
-    """LeakError when the lineage meets these sides."""
+def _refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, ...], name: str, how: str = "") -> None:
+    """LeakError when the lineage meets these sides. how: chosen_, by whom an epoch was chosen in place of who trained."""
     rows = split.table[split.table["side"].isin(sides)]
     for kind, column in (("patients", "patient"), ("images", "image_hash")):
         if kind == "patients" and split.patient_scope != "global":
             continue  # this split has patients on two sides on request, and its rows say so (MB020)
-        common = set(rows[column]) & set(lineage[kind])
+        common = set(rows[column]) & set(lineage.get(how + kind, []))
         if common:
             raise LeakError(
-                f"{len(common)} {kind} of {' and '.join(sides)} were in the training of this state or its ancestors",
+                f"{len(common)} {kind} of {' and '.join(sides)} were in the {'choice' if how else 'training'} of this state "
+                "or its ancestors",
                 name,
                 "train the ancestor on this split's training side",
             )

@@ -82,6 +82,9 @@ def against_mask(
         raise NotComputableError(f"every cell is {'inside' if inside.all() else 'outside'} the mask")
     scores = (rows["variance"] if score == "variance" else rows["to_background"] - rows["to_lesion"]).to_numpy(float)
     patients, folds = rows["patient"].to_numpy(), rows["fold"].to_numpy()
+    for fold in np.unique(folds):
+        if not 0 < inside[folds == fold].mean() < 1:
+            raise NotComputableError(f"fold {fold} has cells of one kind alone, inside or outside the mask")
     part = auroc.part_of({"inside the mask": (1, scores)}, inside.astype(np.int64), patients, folds)
     return replace(part, n=int(rows.groupby(ROW_KEY).ngroups))
 
