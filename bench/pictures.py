@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
@@ -173,7 +174,9 @@ def _given(frame: Frame) -> str:
     """What the network saw of a case and in training, in the frame's own words and in plain ones."""
     seen, taught = str(frame.meta["input"]), str(frame.meta["supervision"])
     cut = ": the region was cut around the annotated lesion, so where the lesion is was given" if "ROI" in seen else ""
-    masks = "masks of lesions were used" if "mask" in taught else "no mask was used"
+    if "mask" in seen:
+        cut = ": the lesion's annotated outline itself stood in place of the film, in training and here"
+    masks = "masks of lesions were used" if "mask" in taught + seen else "no mask was used"
     return f"Input: {seen}{cut}. Training saw: {taught}; {masks}."
 
 
@@ -183,7 +186,9 @@ def _verdicts(frame: Frame) -> str:
     right = rows.probabilities.argmax(axis=1) == rows.labels
     of = [(name, right[rows.labels == k]) for k, name in enumerate(rows.classes)]
     each = "; ".join(f"{name} {own.sum()} right, {(~own).sum()} wrong" for name, own in of)
-    share = f"{right.mean():.2f} right, guessing = {1 / len(rows.classes):.2f}"
+    counts = np.bincount(rows.labels, minlength=len(rows.classes))
+    most = f"always saying {rows.classes[counts.argmax()]} = {counts.max() / counts.sum():.2f}"
+    share = f"{right.mean():.2f} right, guessing = {1 / len(rows.classes):.2f}, {most}"
     return f"The whole {frame.meta['side']} side: {each}; in all {share}."
 
 

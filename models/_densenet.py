@@ -15,7 +15,6 @@ from torchvision.models.densenet import DenseNet, DenseNet121_Weights
 from data.errors import ConfigError
 from models._trunks import InputNorm, normalise
 
-GROUPS = (1, 2, 3, 4)
 Tap = Literal["post_norm", "block_out"]
 BLOCKS, GROWTH, FIRST = (6, 12, 24, 16), 32, 64
 

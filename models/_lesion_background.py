@@ -22,7 +22,15 @@ from models.method import Field, Method, Panel
 
 Background = Literal["residual", "complement", "masked"]
 Activations = Callable[[Tensor], Tensor]  # (B, 1, H, W) -> (B, C, h, w)
-MOST_CELLS = 14 * 14  # of an explanation of a case: each costs two passes through the network
+MOST_CELLS = 14 * 14  # of an explanation of a case: each costs four passes through the network
+MUS: tuple[glcm.Mu, ...] = ("printed", "standard")
+WORDS = {
+    "printed": "Eq. 2 as printed: mean squared grey, bright wherever tissue is bright",
+    "standard": "Eq. 2 with the usual mean: variance, bright at rims",
+    "residual": "the region less the 'Lesion' picture, below 0 cut off",
+    "complement": "1 less the 'Lesion' picture",
+    "masked": "the region where the 'Lesion' picture is dark",
+}
 
 
 class Rules(BaseModel):
@@ -58,11 +66,6 @@ class Cells:
     def is_lesion(self) -> np.ndarray:
         """The cells called Lesion: what is already like it moves less. A tie is Background."""
         return self.to_lesion < self.to_background
-
-    @property
-    def evidence(self) -> np.ndarray:
-        """Above 0 on Lesion cells, and the more, the clearer."""
-        return self.to_background - self.to_lesion
 
 
 def pictures(image_HW: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +130,7 @@ def correlation(activation_hw: np.ndarray, variance_HW: np.ndarray) -> tuple[np.
     """Per cell the product of its activation and its mean variance, each less its mean over cells and in units of its
     deviation, (h, w); and the mean of the products, which is Pearson's r. All 0, and NaN, where one of them is level."""
     h, w = activation_hw.shape
-    of_cells = variance_HW.reshape(h, variance_HW.shape[0] // h, w, -1).mean(axis=(1, 3))
+    of_cells = per_cell(variance_HW, h, w)
     if not (np.ptp(activation_hw) > 0 and np.ptp(of_cells) > 0):
         return np.zeros((h, w)), float("nan")
     one, other = ((values - values.mean()) / values.std() for values in (activation_hw, of_cells))
@@ -182,26 +185,42 @@ def last_of(method: Method) -> Activations:
 def panels(
     activations: Activations, image_HW: Tensor, rules: Rules, outline_HW: np.ndarray | None = None
 ) -> list[Panel]:
-    """The two pictures of a region, and the class of each cell over it: its sign, and as strength its activation. Then where
-    activation and variance go together, and where they part.
+    """The two pictures of a region, and the class of each cell over it: its sign, and as strength its activation; the same by
+    the other reading of mu, which may turn it round. Then where activation and variance go together, and where they part.
 
     Sides that are no whole number of cells are refused by `cells_of`.
     """
     grey = image_HW.float().cpu().numpy()
-    lesion, background = pictures(grey.astype(np.float64), rules)
+    exact, other = grey.astype(np.float64), rules.model_copy(update={"mu": MUS[rules.mu == MUS[0]]})
+    lesion, background = pictures(exact, rules)
     found = cells_of(activations, image_HW, (lesion, background))
+    turned = cells_of(activations, image_HW, pictures(exact, other))
+    return [
+        Panel("'Lesion' picture", lesion, caption=WORDS[rules.mu]),
+        Panel("'Background' picture", background, caption=WORDS[rules.background]),
+        _classes("Lesion (blue), Background (red) cells", found, grey, outline_HW),
+        _classes(f"the same, {other.mu} mean", turned, grey, outline_HW),
+        _together(found.activation, variance(exact, rules), grey, outline_HW),
+    ]
+
+
+def _classes(title: str, found: Cells, grey_HW: np.ndarray, outline_HW: np.ndarray | None) -> Panel:
     highest = max(float(found.activation.max()), np.finfo(float).tiny)
     signed = np.where(found.is_lesion, 1, -1) * found.activation / highest
     said = f"{int(found.is_lesion.sum())} of {found.is_lesion.size} cells are Lesion"
-    return [
-        Panel("Lesion: windowed variance", lesion, caption=f"mean grey level as {rules.mu}"),
-        Panel("Background: the rest", background, caption=rules.background),
-        Panel(
-            "Lesion (blue) and Background (red) cells", grey, map=signed, scale=(-1.0, 1.0), signed=True, outline=outline_HW,
-            caption=f"{said}; strength: the cell's activation, of the highest here",
-        ),
-        _together(found.activation, variance(grey.astype(np.float64), rules), grey, outline_HW),
-    ]  # fmt: skip
+    if outline_HW is not None:
+        on_mask = per_cell(outline_HW, *found.is_lesion.shape) >= 0.5
+        said += f", of the {int(on_mask.sum())} on the mask {int(found.is_lesion[on_mask].sum())}"
+    return Panel(
+        title, grey_HW, map=signed, scale=(-1.0, 1.0), signed=True, outline=outline_HW,
+        caption=f"{said}; strength: the cell's activation, of the highest here; untrained networks call most cells alike",
+    )  # fmt: skip
+
+
+def per_cell(values_HW: np.ndarray, h: int, w: int) -> np.ndarray:
+    """(h, w) means over the pixels of each cell; H and W are multiples of h and w."""
+    means: np.ndarray = values_HW.reshape(h, values_HW.shape[0] // h, w, values_HW.shape[1] // w).mean(axis=(1, 3))
+    return means
 
 
 def _together(

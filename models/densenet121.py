@@ -198,9 +198,11 @@ class DenseNet121(Method):
     def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
         """F^4 (Eq. 3), which knows no class; GradCAM of class `target` at the same cells, negative values cut off."""
         with torch.no_grad():
-            activation_BChw = full(self.trunk(batch.image))
-        a, g = class_gradient(activation_BChw, self.head, target)
-        return {"activation": transfer.activation_map(a), "gradcam": gradcam(a, g).clamp_min(0)}
+            blocks = self.trunk.blocks(batch.image)
+            read = full(self.trunk.last(blocks[4]))
+        a, g = class_gradient(read, self.head, target)
+        tapped = read if self.config.tap == "post_norm" else full(blocks[4])
+        return {"activation": transfer.activation_map(tapped), "gradcam": gradcam(a, g).clamp_min(0)}
 
 
 def in_common(config: Any, names: Sequence[str], settings: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class DenseNet121Kt(densenet121.DenseNet121):
 
     def forward(self, batch: Batch, stage: Stage) -> Loss:
         c = self.config
-        taught = batch.has_mask & (batch.mask.flatten(1).amax(dim=1) > 0)
+        taught = map_distances.outlined(batch)
         # without a teacher there is nothing to transfer: the engine gives one before it trains (requires, start_from)
         if not c.beta or not self._taught_by or not bool(taught.any()):
             return super().forward(batch, stage)

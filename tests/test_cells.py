@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import models
 from bench.config import Job
-from bench.engine.cells import add_cells, drawn, per_cell
+from bench.engine.cells import add_cells, drawn
 from bench.engine.run import lacks_cells, train_run
 from bench.engine.worker import Worker
 from bench.final import FinalPlan, _ask_cells, _test_metrics, final_jobs
@@ -32,7 +32,7 @@ from data.loading import batches
 from data.phantom import Exam, Options, confounders
 from data.samples import Samples
 from models import _glcm as glcm
-from models._lesion_background import Rules, pictures
+from models._lesion_background import Rules, per_cell, pictures
 from models.method import Task
 from tests.toy import toy_method
 from tests.toy_cells import opened, toy_cell

@@ -72,21 +72,22 @@ def test_distances_are_those_of_eq_4_by_hand() -> None:
     for group in (1, 2, 3, 4):
         d = transfer.distance(transfer.activation_map(shown[group]), transfer.activation_map(own[group]))
         want = np.quantile(np.log(d.double().numpy()) + 10, QUANTILES)
-        np.testing.assert_allclose(kept.distances[0, group - 1].numpy(), want, rtol=1e-4)
+        np.testing.assert_allclose(kept.log_distances[0, group - 1].numpy(), want, rtol=1e-4)
         assert method.facts()[f"map_distance_{group}_before"] == pytest.approx(float(d.median()), rel=1e-3)
-    assert torch.equal(kept.distances[0], kept.distances[1]), "nothing was trained"
+    assert torch.equal(kept.log_distances[0], kept.log_distances[1]), "nothing was trained"
     assert int(kept.regions) == 5 and "n = 5 training regions" in method.charts()["transfer"].words
 
 
 def test_training_brings_the_maps_together_and_the_start_is_remembered() -> None:
     method, batches = student(beta=100.0), [toy_batch(6, seed=s, first_row=6 * s) for s in range(2)]
-    untouched = measured(student(beta=100.0), *batches).distances[0]
+    untouched = measured(student(beta=100.0), *batches).log_distances[0]
     train(method, method.stages()[0], batches, steps=25, plain_lr=3e-3)
     weights = {name: value.clone() for name, value in method.trunk.state_dict().items()}
     kept = measured(method, *batches)
-    torch.testing.assert_close(kept.distances[0], untouched)
+    torch.testing.assert_close(kept.log_distances[0], untouched)
     middle = QUANTILES.index(0.5)
-    assert float(kept.distances[1, 3, middle]) < float(kept.distances[0, 3, middle]) - 0.1
+    assert float(kept.log_distances[1, 3, middle]) < float(kept.log_distances[2, 3, middle]), "nearer to its own mask"
+    assert float(kept.log_distances[1, 3, middle]) < float(kept.log_distances[0, 3, middle]) - 0.1
     assert all(torch.equal(value, weights[name]) for name, value in method.trunk.state_dict().items())
 
 
@@ -94,9 +95,10 @@ def test_a_teacher_of_another_kind_is_compared_at_its_last_map_alone() -> None:
     settings = {"weights": "none", "norm": "batch", "head": "pool_linear", "trunk_blocks": 4}
     method = student(teacher_method="vgg16", teacher_settings=settings)
     kept = measured(method, toy_batch(6))
-    assert kept.distances[:, 3].isfinite().all() and kept.distances[:, :3].isnan().all()
+    assert kept.log_distances[:, 3].isfinite().all() and kept.log_distances[:, :3].isnan().all()
     assert kept.rim_shares.isfinite().tolist() == [False, False, False, True]
-    assert set(method.facts()) == {"rim_area", "rim_share_4", "map_distance_4_before", "map_distance_4_after"}
+    of_last = {f"map_distance_4_{series}" for series in ("before", "after", "other")}
+    assert set(method.facts()) == {"rim_area", "rim_share_4"} | of_last
 
 
 def test_without_transfer_and_without_masks_nothing_is_measured() -> None:
@@ -116,7 +118,7 @@ def test_the_figure_survives_in_the_state() -> None:
     fresh = toy_method("densenet121_kt", seed=5)
     fresh.load_state_dict(method.state_dict())
     assert fresh.facts() == method.facts() and fresh.charts() == method.charts()
-    assert len(fresh.facts()) == 13
+    assert len(fresh.facts()) == 17
     early = {key: value for key, value in method.state_dict().items() if "map_distances" not in key}
     older = toy_method("densenet121_kt", seed=5)
     older.load_state_dict(early)
@@ -145,7 +147,7 @@ def test_the_best_epoch_stays_chosen_and_a_killed_run_ends_with_the_same_figure(
     for number in (1, 3, 4):
         resumed = made()
         list(fit(resumed, data, settings, resume=tmp_path / str(number)))
-        assert resumed.facts() == method.facts() and len(resumed.facts()) == 13, f"resumed after report {number}"
+        assert resumed.facts() == method.facts() and len(resumed.facts()) == 17, f"resumed after report {number}"
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -159,7 +161,7 @@ def test_a_finished_run_has_it_in_its_record_and_among_its_pictures(tiny: Tiny, 
     method = trained(job, open_data(job))
     told = json.loads((tmp_path / "run" / "last.json").read_text())["system"]
     assert method.facts() == {name.removeprefix("network/"): told[name] for name in told if name.startswith("network/")}
-    assert len(method.facts()) == 13
+    assert len(method.facts()) == 17
     samples = tiny.training(method.inputs()).validation_for("margin")
     frame = Frame.load(tmp_path / "run" / "frames" / "validation-margin")
     drawn = _panels(job, method, samples, frame, tmp_path / "p", [0, 3])

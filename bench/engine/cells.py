@@ -77,7 +77,7 @@ def _table(
             h, w = found["activation"].shape
             row, column = np.indices((h, w))
             held = np.full((h, w), np.nan) if boxes is None else _overlaps(boxes.get(i), mask_HW.shape, (h, w))
-            cells = {"row": row, "column": column, "coverage": per_cell(mask_HW, h, w), "confounder": held} | found
+            cells = {"row": row, "column": column, "coverage": lb.per_cell(mask_HW, h, w), "confounder": held} | found
             flat = {name: values.ravel() for name, values in cells.items()}
             parts.append(pd.DataFrame(flat).assign(**key, network=network, mu=mu))
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
@@ -94,16 +94,9 @@ def _asked(
         for name, network in networks.items():
             cells = lb.cells_of(lb.last_of(network), image_HW, shown, batch)
             yield name, mu, {
-                "activation": cells.activation, "variance": per_cell(lb.variance(grey, read), *cells.activation.shape),
+                "activation": cells.activation, "variance": lb.per_cell(lb.variance(grey, read), *cells.activation.shape),
                 "to_lesion": cells.to_lesion, "to_background": cells.to_background,
             }  # fmt: skip
-
-
-def per_cell(values_HW: np.ndarray, h: int, w: int) -> np.ndarray:
-    """(h, w) means over the pixels of each cell; H and W are multiples of h and w."""
-    high, wide = values_HW.shape
-    means: np.ndarray = values_HW.reshape(h, high // h, w, wide // w).mean(axis=(1, 3))
-    return means
 
 
 def _in_region(chosen: Samples, boxes: Mapping[str, Box]) -> dict[int, np.ndarray]:

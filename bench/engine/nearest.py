@@ -82,7 +82,8 @@ def panels(method: Method, batch: Batch, patients: Sequence[str], train: Samples
         found = nearest(case_C, known_NC, rows, train.table, patient)
         block = _shown(found, train, inputs, WORDS[method.task.track.unit][0])
         if block:
-            block[-1].beside = _said(method, found, train.table.iloc[rows], label, patient)
+            typical = float((1 - known_NC @ case_C).median())
+            block[-1].beside = _said(method, found, train.table.iloc[rows], label, patient, typical)
         made.append(block)
     return made
 
@@ -105,8 +106,11 @@ def _shown(found: Sequence[Neighbour], train: Samples, inputs: Inputs, what: str
     ]
 
 
-def _said(method: Method, found: Sequence[Neighbour], table: pd.DataFrame, truth: int, patient: str) -> str:
-    """How many of them share the case's label, beside how many of all do. table: of the training lesions."""
+def _said(
+    method: Method, found: Sequence[Neighbour], table: pd.DataFrame, truth: int, patient: str, typical: float
+) -> str:
+    """How many of them share the case's label, beside how many of all do. table: of the training lesions. typical: median
+    distance to all of them."""
     what, all_of_them = WORDS[method.task.track.unit]
     lines = [f"Nearest training {what}s", ""]
     if truth >= 0:
@@ -115,6 +119,7 @@ def _said(method: Method, found: Sequence[Neighbour], table: pd.DataFrame, truth
         share = f"{(table['label'] == truth).mean():.0%} of all training {all_of_them} have it"
         lines += [f"{alike} of {len(found)} have the case's true label, {name}; {share}.", ""]
     lines.append("Distance: 1 - cosine of the last activations, of their mean over the picture.")
+    lines.append(f"Median distance to all training {all_of_them}: {typical:.3g}.")
     if what == "lesion":
         lines.append("Of a lesion's views the nearest stands here.")
     if own := int((table["patient"] == patient).sum()):

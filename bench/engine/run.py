@@ -31,8 +31,7 @@ from bench.metrics.cells import ASKED
 from data import reader
 from data.cache import Opening, Prepared
 from data.errors import DataError, LeakError
-from data.samples import Samples
-from data.samples import TrainingData
+from data.samples import Samples, TrainingData
 from data.split import Split
 from models.method import Method, Task
 

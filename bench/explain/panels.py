@@ -37,6 +37,7 @@ OUTLINE, HALO = "#ff9e1b", "black"  # orange on black: not among viridis's colou
 FRAME = "white"  # of a single cell, on black as well
 FADED = 0.6  # of white over a picture that has no part in any decision
 SOFT = "#59636e"
+SOFT_BLACK, SOFT_WHITE = 0.35, 0.75  # of a film below two colours
 ALPHA = 0.45  # of a map over its image
 TISSUE = "0.4"  # grey behind the colours of a bar: as they look over tissue
 CELL, TEXT = 2.3, 2.05  # side of a picture with its margin, width of the words at the left of a case
@@ -149,7 +150,7 @@ def below(panel: Panel) -> str:
     cells = f"map of {panel.map.shape[0]} x {panel.map.shape[1]} cells"
     if not np.ptp(panel.map) >= 1e-6:  # a map of NaN too
         cells += ", all alike: it shows nothing"
-    elif panel.outline is not None and np.any(panel.outline > 0):
+    elif panel.outline is not None and np.any(panel.outline > 0) and not panel.signed:  # its top is no most of anything
         top = most_active(upsample(np.asarray(panel.map, dtype=float)[None], panel.outline.shape))
         dot = most_active(blind_maps(panel.outline.shape)["centre"][None])
         share, blind = (float(precision(each, panel.outline[None])[0]) for each in (top, dot))
@@ -209,7 +210,9 @@ def _picture(axes: Axes, panel: Panel) -> None:
 
     height, width = panel.image.shape
     extent = (0, width, height, 0)
-    axes.imshow(panel.image, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    # below two colours black and white tissue are brought nearer to grey: over either both colours would look alike
+    grey = panel.image if not panel.signed else SOFT_BLACK + (SOFT_WHITE - SOFT_BLACK) * panel.image
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
     if panel.map is not None:
         # One opacity for the whole map, so that a colour means the same everywhere, as the colour bar says.
         # cells as they are: smoothing would show an accuracy that the map does not have

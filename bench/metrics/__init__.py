@@ -214,7 +214,8 @@ def _register_cells() -> None:
         suffix, words = ("", "") if mu == "printed" else (f"_{mu}", f"; {mu} mean grey level")
         for name, make, direction, unit, text in cells.FACTS:
             label, one = f"cells_{name}{suffix}", partial(make, mu=mu)
-            _register(label, one, text + words, "lesion_background", direction=direction, unit=unit, needs=["cells"])
+            way = direction if mu == "printed" else "none"  # with the usual mean the inside of a mass is Background
+            _register(label, one, text + words, "lesion_background", direction=way, unit=unit, needs=["cells"])
 
 
 _register_classification()
