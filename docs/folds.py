@@ -19,7 +19,7 @@ from bench.leaderboard.page import p_text
 from bench.leaderboard.rows import Row, SeedRun
 from bench.leaderboard.table import pipe
 from bench.metrics import Frame, by_seed
-from bench.metrics.folds import corrected_t, discordant, mcnemar, over_folds, sign_flip
+from bench.metrics.folds import corrected_t, discordant, mcnemar, over_folds, same_folds, sign_flip
 from data.errors import ConfigError
 from data.protocols import FOLDS
 from docs._runs import parser_of, print_of_runs
@@ -79,7 +79,8 @@ def tables(runs: Sequence[SeedRun], reference: str, track: str) -> Iterator[str]
             mine, other = of[row.key], of[base.key]
             own, theirs = _mean_accuracy(mine), _mean_accuracy(other)
             counts = discordant(mine[0], other[0])
-            p_values = (corrected_t(own, theirs), sign_flip(mine, other), mcnemar(*counts))
+            t = corrected_t(own, theirs) if same_folds(mine[0], other[0]) else float("nan")
+            p_values = (t, sign_flip(mine, other), mcnemar(*counts))
             said = [p_text(p) if np.isfinite(p) else "-" for p in p_values]
             yield pipe(
                 [

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from bench.metrics import Frame
-from bench.metrics.folds import Over, corrected_t, discordant, mcnemar, over_folds, sign_flip
+from bench.metrics.folds import Over, corrected_t, discordant, mcnemar, over_folds, same_folds, sign_flip
 from data.errors import DataError
 from tests import parity
 from tests.toy_frames import samples
@@ -91,3 +91,10 @@ def test_discordant_lesions_are_counted_by_their_names() -> None:
     a, b = np.zeros(20, bool), np.zeros(20, bool)
     a[:5] = b[3:10] = True
     assert discordant(frame(a), frame(b)) == (3, 5)
+
+
+def test_folds_pair_where_they_judge_the_same_lesions() -> None:
+    one, other = frame(np.ones(20, bool)), frame(np.zeros(20, bool))
+    assert same_folds(one, other)
+    other.predictions["fold"] = (other.predictions["fold"] + 1) % FOLDS  # the same lesions, dealt out otherwise
+    assert not same_folds(one, other)

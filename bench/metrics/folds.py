@@ -72,6 +72,12 @@ def corrected_t(a_F: np.ndarray, b_F: np.ndarray) -> float:
     return float(2 * student.sf(abs(d.mean()) / np.sqrt(spread), count - 1)) if spread > 1e-24 else float("nan")
 
 
+def same_folds(a: Frame, b: Frame) -> bool:
+    """Whether the same rows are judged in the same folds: only then a fold of one pairs with that of the other."""
+    one, other = (frame.labelled().predictions[[*ROW_KEY, "fold"]].astype(str) for frame in (a, b))
+    return set(map(tuple, one.to_numpy())) == set(map(tuple, other.to_numpy()))
+
+
 def sign_flip(a: Sequence[Frame], b: Sequence[Frame]) -> float:
     """Over the pooled lesions: the difference in right classes, patients exchanged between the methods as a whole, two-sided
     p by 10,000 seeded flips (exact where patients are few). a, b: one frame a seed; rights are averaged over seeds."""
