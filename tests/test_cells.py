@@ -365,6 +365,7 @@ def test_a_finished_run_gets_the_cells_that_it_is_asked_for_later(job: Job, tmp_
     assert validation.cells is None and ASKED not in validation.meta
 
 
+@pytest.mark.long
 def test_a_run_that_is_asked_at_once_has_the_same_cells(job: Job, tmp_path: Path) -> None:
     plain = opened(job.model_copy(update={"folder": str(tmp_path / "later")}), tmp_path)
     fresh = plain.model_copy(update={"folder": str(tmp_path / "at-once"), "cells": 3})
@@ -385,6 +386,7 @@ def test_who_can_have_no_cells_is_asked_once(job: Job, tmp_path: Path) -> None:
     assert not lacks_cells(elsewhere) and lacks_cells(elsewhere.model_copy(update={"cells": 4})) == ["margin"]
 
 
+@pytest.mark.long
 def test_the_record_of_a_finished_final_gets_them(job: Job, tmp_path: Path) -> None:
     tracker = Tracker(out=tmp_path)
     run = tracker.start("margin", name="final", kind="final", identity=job.spec.identity, params={})

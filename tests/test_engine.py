@@ -235,6 +235,7 @@ def training_on(worker: Worker, tiny: Tiny) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_two_workers_train_as_one(tiny: Tiny, tmp_path: Path) -> None:
     """Two real processes: gradients, cached stages and projection as on one; the same state and verdict on both."""
     first, second = on_two_workers(training_on, tiny, tmp_path)

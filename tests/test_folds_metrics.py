@@ -75,6 +75,7 @@ def test_sign_flips_take_a_patient_as_a_whole_and_know_no_order() -> None:
         sign_flip([frame(high)], [frame(low[:50])])
 
 
+@pytest.mark.long
 def test_under_no_difference_it_rejects_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     p = [sign_flip([frame(rng.random(30) < 0.6)], [frame(rng.random(30) < 0.6)]) for _ in range(60)]

@@ -126,6 +126,7 @@ def test_the_figure_survives_in_the_state() -> None:
 
 
 # ---- in the engine -----------------------------------------------------------------------------------------------
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_the_best_epoch_stays_chosen_and_a_killed_run_ends_with_the_same_figure(tiny: Tiny, tmp_path: Path) -> None:
     def made() -> DenseNet121Kt:
@@ -150,6 +151,7 @@ def test_the_best_epoch_stays_chosen_and_a_killed_run_ends_with_the_same_figure(
         assert resumed.facts() == method.facts() and len(resumed.facts()) == 17, f"resumed after report {number}"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_a_finished_run_has_it_in_its_record_and_among_its_pictures(tiny: Tiny, tmp_path: Path) -> None:
     settings = {

@@ -37,7 +37,9 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name].nan_to_num(), b[name].nan_to_num()) for name in a)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name == "fpn_iaia_bl" else pytest.param(name, marks=pytest.mark.long) for name in METHODS]
+)
 def test_a_run_killed_in_any_stage_goes_on_bit_for_bit(name: str, tiny: Tiny, tmp_path: Path) -> None:
     """In the warm stage, in the joint one, after a projection, in the last layer's, after pruning, before the head."""
     method = net(name)

@@ -68,6 +68,7 @@ def trained_on_fine_alone(norm: proto.FineNorm, distance: str, label: int, flipp
     return before, precision(method, batch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("norm", "distance"), [("stacked", "l2"), ("per_prototype", "l2"), ("stacked", "l2sq")])
 def test_fine_loss_alone_moves_activation_into_the_mask(norm: proto.FineNorm, distance: str) -> None:
     before, inside = np.mean(

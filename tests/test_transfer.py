@@ -187,6 +187,7 @@ def test_only_samples_with_a_mask_are_taught() -> None:
     assert list(method(batch, STAGE)) == ["cross_entropy"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["l2", "l2_squared", "at_code"])
 def test_transfer_alone_brings_the_maps_together(form: str) -> None:
     method, batch = student(form=form, groups=(4, 3)), toy_batch(6)
