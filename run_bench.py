@@ -241,6 +241,9 @@ def final(
     cells: Annotated[
         int, typer.Option(min=0, help="test lesions whose cells are asked for Lesion and Background; 0: none")
     ] = 0,
+    proposals: Annotated[
+        str, typer.Option(help="RUN, a final of a detector: test lesions once more through its regions, seed by seed")
+    ] = "",
     protocol: Protocol = "holdout",
     workers: Workers = 1,
     gpus_per_worker: Gpus = 0,
@@ -262,7 +265,7 @@ def final(
     ) as running:  # fmt: skip
         running.final(
             method, dataset, track, protocol, data_root or [], config, set_ or [],
-            source=from_, seeds=seeds, reopen=reopen, force=force, cells=cells,
+            source=from_, seeds=seeds, reopen=reopen, force=force, cells=cells, proposals=proposals,
         )  # fmt: skip
 
 

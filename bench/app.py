@@ -254,7 +254,7 @@ class App:
 
     def final(
         self, method: str, dataset: str, track: str, protocol: str, data_root: Sequence[str], config: Path | None, pairs: list[str],
-        *, source: str | None, seeds: int, reopen: str | None, force: bool, cells: int,
+        *, source: str | None, seeds: int, reopen: str | None, force: bool, cells: int, proposals: str,
     ) -> None:  # fmt: skip
         from bench.board import read_board, write_board
         from bench.choose import chosen
@@ -277,6 +277,7 @@ class App:
             sweep=choice.sweep,
             source=choice.source,
             cells=cells,
+            proposals=proposals,
         )
         self.cluster()
         finals = [(fold, plan) for fold in ready.each_fold()]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.board import read_board, write_board
+from bench.board import read_board, record_matrices, write_board
 from bench.choose import chosen
 from bench.cluster.failures import Failure
 from bench.config import config_hash
@@ -65,6 +65,7 @@ class Benchmark:
         name_runs([(one, plan) for one, plan in plans if plan is not None], tracker)
         board = read_board(self.app.home, tracker, list(self.said.values()))
         page = write_board(self.app.home, board)
+        record_matrices(self.app.home, tracker, board, self.suite.name, set(self.settings.values()))
         return self._document(board, page, ready, tracker), board
 
     # ---- steps --------------------------------------------------------------------------------------------------

@@ -2,15 +2,17 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.config import digest
 from bench.home import Home
 from bench.leaderboard.build import build_board
 from bench.leaderboard.collect import collect
+from bench.leaderboard.matrix import files_of, numbers, write_matrix
 from bench.leaderboard.page import write_page
 from bench.leaderboard.rows import Board, Registration, SeedRun
 from bench.leaderboard.table import write_tables
@@ -26,6 +28,7 @@ def read_board(home: Home, tracker: Tracker, cells: Sequence[Mapping[str, Any]] 
         cells=cells,
         registrations=[_registration(entry) for entry in ledger if entry["kind"] == "preregistration"],
         keep=home.leaderboard / "measured",
+        validation=lambda: collect(tracker, side="validation"),
         ledger=ledger,
         date=datetime.now(UTC).date().isoformat(),
         ui_command=f"python run_bench.py ui --out {home.out.name}",
@@ -48,14 +51,42 @@ def disagreements(runs: Sequence[SeedRun], ledger: Sequence[Mapping[str, Any]]) 
 
 
 def write_board(home: Home, board: Board) -> Path:
-    """The page, and the rows as JSON beside it."""
+    """The page; beside it the tables, matrices as CSV and heat maps, and the rows as JSON."""
     home.leaderboard.mkdir(parents=True, exist_ok=True)
     page = write_page(board, home.leaderboard / "index.html")
     write_tables(board, home.leaderboard)
+    for matrix in board.matrices:
+        write_matrix(matrix, home.leaderboard)
     temporary = home.leaderboard / f".rows.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(board.to_json(page="index.html"), indent=1))
     temporary.replace(home.leaderboard / "rows.json")
     return page
+
+
+def record_matrices(home: Home, tracker: Tracker, board: Board, suite: str, settings: Container[str]) -> list[str]:
+    """One run of the kind `board` per matrix that holds rows of these settings (hashes): its numbers, and what `write_board` wrote
+    of it. A later call renews the run of the same suite and table. The runs' ids."""
+    recorded = []
+    for matrix in board.matrices:
+        if not any(row.hashes.get("config") in settings for row in matrix.rows.values()):
+            continue
+        track, dataset, subset, split, rows = matrix.table
+        place = {"suite": suite, "dataset": dataset, "subset": subset, "split_hash": split, "rows_hash": rows}
+        said = {
+            name: "; ".join(map(matrix.called, cells))
+            for name, cells in (("chosen", matrix.chosen), ("best", matrix.best))
+        }
+        tags = {"suite": suite, "trainings": ", ".join(matrix.trainings), "variants": ", ".join(matrix.tests), **said}
+        run = tracker.start(
+            track, name=f"{suite}: {matrix.heading}", kind="board", identity=digest([suite, matrix.name]), params=place,
+            tags=tags,
+        )  # fmt: skip
+        tracker.log(run, numbers(matrix))
+        for path in files_of(matrix, home.leaderboard):
+            tracker.artifact(run, path, "matrix")
+        tracker.finish(run, "complete")
+        recorded.append(run)
+    return recorded
 
 
 def _registration(entry: Mapping[str, Any]) -> Registration:

@@ -154,11 +154,18 @@ def _unknown(key: str, valid: Iterable[str], where: str, note: str = "") -> Conf
     return ConfigError(f"unknown key {key!r}", where, f"{near}{note}")
 
 
+LISTED = 20  # names that a message lists
+
+
 def nearest(name: str, valid: Iterable[str], noun: str = "choose one of") -> str:
-    """What to do about a name that does not exist: the nearest one that does, or all of them."""
+    """What to do about a name that does not exist: the nearest one that does, or all of them, of many the likest."""
     choices = sorted(valid)
     near = difflib.get_close_matches(name, choices, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{noun}: {', '.join(choices)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    shown = sorted(difflib.get_close_matches(name, choices, n=LISTED, cutoff=0)) if len(choices) > LISTED else choices
+    more = f" and {len(choices) - len(shown)} more" if len(choices) > len(shown) else ""
+    return f"{noun}: {', '.join(shown)}{more}"
 
 
 def _short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The job `final`: chosen settings trained with several seeds, then the sealed test side opened, with a ledger entry."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -11,8 +12,10 @@ from typing import Any
 import data
 from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
-from bench.config import Job, config_hash, digest
+from bench.config import Job, RunSpec, config_hash, digest
+from bench.engine.cascade import add_proposed, lacks_proposed
 from bench.engine.run import is_done, lacks_cells, train_run
+from bench.engine.worker import Worker, best_device
 from bench.leaderboard.collect import names_of, read_json
 from bench.leaderboard.references import ARTIFACT, measure_references
 from bench.ledger import Ledger
@@ -44,6 +47,7 @@ class FinalPlan:
     sweep: str = ""
     source: str = "published"
     cells: int = 0  # test lesions whose cells are asked for Lesion and Background
+    proposals: str = ""  # MLflow id of a detector's final run: test lesions are shown once more through its regions
 
 
 def register(ready: Ready, primary: Primary | None) -> None:
@@ -136,6 +140,7 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
             _ask_cells(tracker, run_id, folder, finals[position][1].cells)
+            _ask_proposed(tracker, run_id, folder, finals[position][1].proposals)
             _restore(tracker, run_id, folder)
             draw_run(
                 tracker,
@@ -207,6 +212,34 @@ def _ask_cells(tracker: Tracker, run_id: str, folder: Path, count: int) -> None:
         [report] = train_run(job)  # trains nothing: adds to the frames
         tracker.artifact(run_id, folder / "frames", "frames")
         tracker.log(run_id, _test_metrics(job), step=report.number)
+
+
+def _ask_proposed(tracker: Tracker, run_id: str, folder: Path, proposals: str) -> None:
+    """Test lesions once more through the regions of a detector: of its run of the same seed and fold."""
+    if not proposals:
+        return
+    job = Job.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
+    job = job.model_copy(update={"folder": str(folder)})
+    proposer = _proposer(tracker, proposals, job.spec)
+    if lacks_proposed(job, proposer):
+        add_proposed(job, proposer, Worker(device=best_device()))
+        tracker.artifact(run_id, folder / "frames", "frames")
+
+
+def _proposer(tracker: Tracker, proposals: str, spec: RunSpec) -> Path:
+    """The test frame of the detector that `proposals` names, of this seed and fold. ConfigError where there is none."""
+    named = tracker.resolve(proposals)
+    told = json.loads(tracker.download(named.run_id, "config.json").read_text(encoding="utf-8"))
+    for run in tracker.runs(kind="final", track=named.track):
+        own = json.loads(tracker.download(run.run_id, "config.json").read_text(encoding="utf-8"))
+        if (
+            run.state == "complete"
+            and config_hash(own) == config_hash(told)
+            and (own["seed"], own["fold"]) == (spec.seed, spec.fold)
+        ):
+            return tracker.download(run.run_id, f"frames/test-{own['track']}")
+    what = f"the detector of run {named.run_id[:8]} has no finished final of seed {spec.seed}, fold {spec.fold}"
+    raise ConfigError(what, "--proposals", "run its `final` with as many seeds first")
 
 
 def _train(

@@ -16,7 +16,11 @@ from data.errors import ConfigError
 SIDE = "validation/"
 OPTION = "--objectives"
 # what a metric needs of the data: what a data card provides, and the column of the table that says which rows have it
-MASKS = {"masks": ("mask", "has_mask", "lesion masks"), "fine": ("fine_mask", "has_fine", "fine masks")}
+MASKS = {
+    "masks": ("mask", "has_mask", "lesion masks"),
+    "fine": ("fine_mask", "has_fine", "fine masks"),
+    "boxes": ("box", "has_mass", "boxes of lesions"),
+}
 
 
 def named(text: str) -> tuple[str, ...]:

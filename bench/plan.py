@@ -301,6 +301,11 @@ def make_ready(
     return Ready(home, cell, own, machine or Machine(), fold, sources)
 
 
+def trial_folder(ready: Ready, study: str, number: int) -> Path:
+    """Where a trial of a sweep leaves its state, reports and frames."""
+    return ready.home.checkpoints / study / f"trial-{number:04d}"
+
+
 def look_alike(ready: Ready) -> int:
     """Pairs of films, of those that judge and of other data that were used before, which look alike: the same picture
     changed or saved anew is no equal file, and patients of two data sets cannot be told for the same."""

@@ -10,6 +10,7 @@ from pydantic import Field
 import data
 import models
 from bench.config import Strict, canonical, check_budget, group, merge, nearest, read_yaml, resolve, unflatten
+from bench.leaderboard.rows import parted
 from data.errors import ConfigError
 from data.protocols import FOLDS
 from data.tracks import TRACKS
@@ -35,7 +36,8 @@ class Final(Strict):
 
 
 class Primary(Strict):
-    """The comparison that is registered before any test side opens."""
+    """The comparison that is registered before any test side opens. Of a method with test-time variants "name" means its
+    first one, "name [variant]" that one."""
 
     reference: str
     contrast: str
@@ -158,12 +160,17 @@ def _check(suite: Suite, file: str) -> None:
         where = f"{file}, primary.{track}"
         present = {name for one in suite.cells if one.track == track for name in one.names}
         for key, name in (("reference", primary.reference), ("contrast", primary.contrast)):
-            _known(noun, name, valid, f"{where}.{key}")
-            if name not in present:
+            plain, _ = parted(name)
+            _known(noun, plain, valid, f"{where}.{key}")
+            if plain not in present:
                 do = f"name one of: {', '.join(sorted(present))}" if present else "add cells, or leave this track out"
-                raise ConfigError(f"{name} is in no cell of the track {track}", f"{where}.{key}", do)
+                raise ConfigError(f"{plain} is in no cell of the track {track}", f"{where}.{key}", do)
+        (reference, its), (contrast, other) = parted(primary.reference), parted(primary.contrast)
         if primary.reference == primary.contrast:
             raise ConfigError(f"{primary.contrast} is compared with itself", where, "name two of them")
+        if reference == contrast and not (its and other):
+            do = f"name the variant of both: {contrast} [...]"
+            raise ConfigError(f"{primary.contrast} may be {primary.reference} itself", where, do)
 
 
 def _check_arm(name: str, arm: Arm, where: str) -> None:

@@ -14,7 +14,7 @@ from bench.cluster.tune import run_trials
 from bench.config import Job
 from bench.engine.run import is_done
 from bench.objectives import check_rows, late, searched
-from bench.plan import TUNING_SEED, Ready
+from bench.plan import TUNING_SEED, Ready, trial_folder
 from bench.recorder import Recorder, keep_state
 from bench.space import held
 from bench.sweep_result import document, draw_front
@@ -158,8 +158,9 @@ def _job_maker(ready: Ready, plan: SweepPlan, study: str, jobs: dict[int, Job]) 
                 f"search space of {ready.cell.method}",
                 "leave settings out of it that decide what `requires` asks for, or hold them in the suite",
             )
-        folder = ready.home.checkpoints / study / f"trial-{number:04d}"
-        job = ready.job(spec, folder, name=f"{ready.cell.name} trial {number}, {ready.cell.dataset}")
+        job = ready.job(
+            spec, trial_folder(ready, study, number), name=f"{ready.cell.name} trial {number}, {ready.cell.dataset}"
+        )
         jobs[number] = job.model_copy(update={"objectives": further})
         return jobs[number].model_dump(mode="json")
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.cluster.search import DurableSearch
+from bench.engine.run import last_payload
 from bench.explain.plots import save_front
 from bench.metrics import METRICS
 from bench.objectives import SIDE
-from bench.plan import TUNING_SEED, Ready
+from bench.plan import TUNING_SEED, Ready, trial_folder
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -82,6 +83,7 @@ def _best(search: DurableSearch, ready: Ready, trials: Iterable[FrozenTrial]) ->
     of = f"of {len(complete)} complete trials"
     if others:
         of = f"on the front with {others[0]}, {len(front(search, complete))} of {len(complete)} complete trials"
+    read, settings = _read_by(search, ready, best.number)
     return {
         "method": ready.cell.method,
         "data_hash": ready.prepared.data_hash,
@@ -89,9 +91,17 @@ def _best(search: DurableSearch, ready: Ready, trials: Iterable[FrozenTrial]) ->
         "track": ready.task.track.name,
         "number": best.number,
         "values": list(best.values),
-        "rule": f"best validation {first} {of}",
-        "config": ready.config(search.overrides(best.params)).model_dump(mode="json"),
+        "rule": f"best validation {first} {of}{read}",
+        "config": ready.config({**search.overrides(best.params), **settings}).model_dump(mode="json"),
     }
+
+
+def _read_by(search: DurableSearch, ready: Ready, number: int) -> tuple[str, dict[str, Any]]:
+    """In words, and as settings, under which test-time setting validation found the trial best; nothing where there is one
+    alone, or the suite holds it."""
+    chosen = last_payload(trial_folder(ready, search.study.study_name, number)).get("chosen") or {}
+    settings = {key: value for key, value in chosen.get("settings", {}).items() if key not in ready.fixed_fields()}
+    return (f", read by {chosen['variant']}", settings) if settings else ("", {})
 
 
 def next_of_sweep(found: Mapping[str, Any]) -> list[str]:

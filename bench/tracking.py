@@ -85,7 +85,7 @@ class Tracker:
     ) -> str:
         """Open a run, or go on with the one of this identity, kind, parent and number that was cut off; its id.
 
-        A sweep is gone on with however it ended. Parameters already recorded stay as they are; tags are renewed.
+        A sweep, or the record of a board, is gone on with however it ended. Parameters already recorded stay as they are; tags are renewed.
 
         number: of a trial in its sweep. params: nested mappings become dotted names. Raises MachineError where another
         living process writes the same run, or where the server was never reached; a later outage gives a pending id.

@@ -13,6 +13,7 @@ from typing import Any
 from bench.provenance import driver_is_alive, this_driver
 from bench.tracking_buffer import Refused, Write
 from bench.tracking_values import (
+    LASTING,
     PARENT,
     STATUS_OF,
     Kind,
@@ -228,7 +229,7 @@ class Server:
             same = run.tags.get("trial") == tags.get("trial") and (run.parent or None) == (write["parent"] or None)
             cut = run.status == "RUNNING" or (run.status == "KILLED" and run.state in ("running", "interrupted"))
             # A sweep has one run for ever: it grows with --extend, and its trials hang on it.
-            open_ = cut or tags["kind"] == "sweep"
+            open_ = cut or tags["kind"] in LASTING
             if not (same and open_):
                 continue
             driver = run.tags.get("driver", "")

@@ -16,7 +16,8 @@ from bench.metrics.estimate import Estimate
 from bench.provenance import scrub
 from data.errors import ConfigError, MachineError, UserError
 
-Kind = Literal["sweep", "trial", "train", "final", "requirement"]
+Kind = Literal["sweep", "trial", "train", "final", "requirement", "board"]  # board: what a suite shows of a table
+LASTING = ("sweep", "board")  # kinds that have one run for ever: it is opened again, and grows or is renewed
 State = Literal["complete", "pruned", "failed", "interrupted"]  # interrupted: cut off, to be gone on with
 STATUS_OF: dict[str, str] = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 SCHEMES = ("sqlite", "http", "https", "postgresql", "postgresql+psycopg", "postgresql+psycopg2", "mysql+pymysql")

@@ -295,6 +295,6 @@ _RECIPES: Mapping[str, _Recipe] = {
     "flip_hv": _Recipe(variation=_flipped),
     "paper002": _Recipe(variation=_not_black),
     "paper003": _Recipe(variation=_rotated),
-    "gmic": _Recipe(_noisy_window),
-    "gmic_flip": _Recipe(_noisy_window, _mirrored),
+    "noisy_window": _Recipe(_noisy_window),
+    "paper004": _Recipe(_noisy_window, _mirrored),
 }

@@ -81,12 +81,14 @@ class Augment(BaseModel):
 
     none; turns: flips and quarter turns, each of the eight states alike; window_turns: a random window of a crop that is
     `margin` times larger, then turns; flip_hv: both flips, p 0.5 each; paper002: as IAIA-BL's public code (crop,
-    rotation, flips, quarter turns); paper003: both flips and a rotation, p 0.5 each; gmic: noise of the window's place
-    and size; gmic_flip: that, and a left-right flip with p 0.5 (paper 004). Sources in docs/pixels.md.
+    rotation, flips, quarter turns); paper003: both flips and a rotation, p 0.5 each; noisy_window: noise of the
+    window's place and size, as GMIC; paper004: that, and a left-right flip with p 0.5. Sources in docs/pixels.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    recipe: Literal["none", "turns", "window_turns", "flip_hv", "paper002", "paper003", "gmic", "gmic_flip"] = "none"
+    recipe: Literal["none", "turns", "window_turns", "flip_hv", "paper002", "paper003", "noisy_window", "paper004"] = (
+        "none"
+    )
     margin: float = Field(
         default=1.2, ge=1, le=2, description="how much larger the cached crop is than the input (window_turns)"
     )
@@ -126,7 +128,7 @@ class Inputs:
     negatives: int = 0  # lesion-free regions that join the training side, drawn once per seed (Stream.only: negative)
 
     def __post_init__(self) -> None:
-        if self.roi.strategy == "bbox_overlap" and self.augment.recipe in ("window_turns", "gmic", "gmic_flip"):
+        if self.roi.strategy == "bbox_overlap" and self.augment.recipe in ("window_turns", "noisy_window", "paper004"):
             raise ConfigError(
                 "roi.strategy bbox_overlap draws the window, and so does this recipe",
                 f"augment.recipe: {self.augment.recipe}",

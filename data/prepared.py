@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from data.augment import cached_margin
 from data.errors import ConfigError, DataError, LeakError
 from data.inputs import Inputs, Roi
 from data.passport import alike, as_asked
-from data.record import DataCard, Options, Report
+from data.record import Box, DataCard, Options, Record, Report
 from data.roi import OVERLAP_MARGIN
 from data.samples import Samples, TrainingData, side_samples
 from data.split import Split, make_split
@@ -139,6 +139,19 @@ class Prepared:
         with closing(facts_of(films, counts, spec, part, part, check=False, means=Means())) as come:
             write_index(part, films, list(come))
 
+    def _elsewhere(self, spec: PixelSpec, boxes: Mapping[str, Box]) -> Path:
+        """The folder with the pixels of these records, each finding cut by its record's box."""
+
+        def build(part: Path) -> None:
+            found = records_of(data.reader(self.name), self.root, self.options, Report(skip_bad=True))
+            films, counts = films_of(
+                [_at(record, boxes[record.record_id]) for record in found if record.record_id in boxes], spec
+            )
+            with closing(facts_of(films, counts, spec, part, part, check=False, means=Means())) as come:
+                write_index(part, films, list(come))
+
+        return self._ensure(f"{spec.key}-{hash_of(sorted(boxes.items()))[:12]}", build)
+
     def _with_negatives(self, train: Samples, films: Sequence[str], inputs: Inputs, seed: int) -> Samples:
         """The training side, and after it lesion-free regions of these films. Raises DataError where there is none."""
         spec = replace(self.spec_of(inputs), unit=_negatives.KIND)
@@ -227,12 +240,14 @@ class Prepared:
         return bool(((self.table["counterfactual_of"] != "") & (split.sides_of(self.table) == side)).any())
 
     def sealed(
-        self, split: Split, inputs: Inputs, track: str, opening: Opening, *, counterfactuals: bool = False
-    ) -> Samples:
+        self, split: Split, inputs: Inputs, track: str, opening: Opening, *, counterfactuals: bool = False,
+        boxes: Mapping[str, Box] | None = None,
+    ) -> Samples:  # fmt: skip
         """The test side, labelled for `track`. Raises LeakError unless `opening` was written for these data and sides.
 
         counterfactuals: the edited copies of test films (phantom pairs) in place of the films themselves; all whose
-        origin has a label of the track, `label` being their own (-1 where the mass is removed).
+        origin has a label of the track, `label` being their own (-1 where the mass is removed). boxes: record id -> a box in film
+        pixels that stands for that of each of its findings, whose masks are then not cut.
         """
         if (opening.data_hash, opening.split_hash) != (self.data_hash, split.hash) or track not in opening.tracks:
             raise LeakError(
@@ -247,11 +262,17 @@ class Prepared:
                 f"choose a track of the unit {TRACKS[inputs.target].unit}",
             )
         spec, record_attributes = self.spec_of(inputs, test=True), self.passport["record_attributes"]
-        pixels = self.ensure_pixels(spec)
+        pixels = self.ensure_pixels(spec) if boxes is None else self._elsewhere(spec, boxes)
         pool = side_samples(
             self.table, split, ["test"], pixels, spec, inputs, record_attributes, counterfactuals=counterfactuals
         )
         return pool.for_track(track)
+
+
+def _at(record: Record, box: Box) -> Record:
+    """The record as if each of its findings lay here."""
+    findings = (replace(one, box=box, mask=None, fine_mask=None) for one in record.findings)
+    return replace(record, findings=tuple(findings), counterfactual_of=None)
 
 
 def pixel_spec(roi: Roi, size: tuple[int, int], margin: float, unit: str, *, test: bool = False) -> PixelSpec:

@@ -13,13 +13,18 @@ class Track:
     column: str
     primary: str  # name in the registry of bench.metrics
 
+    @property
+    def searched(self) -> int | None:
+        """Position of the class whose lesions are to be found in a whole image; None where a region is given."""
+        return len(self.classes) - 1 if self.unit == "image" else None
+
 
 TRACKS: dict[str, Track] = {
     track.name: track
     for track in (
         Track("margin", "finding", ("circumscribed", "indistinct", "spiculated"), "margin", "auroc_mean"),
         Track("malignancy", "finding", ("benign", "malignant"), "malignant", "auroc_mean"),
-        Track("detection", "image", ("normal", "mass"), "has_mass", "auroc_mean"),
+        Track("detection", "image", ("normal", "mass"), "has_mass", "tpr_at_fppi_1"),
     )
 }
 MARGINS = TRACKS["margin"].classes

@@ -5,18 +5,37 @@ Shapes: B images, C channels, h w cells, K classes. A: activations (B, C, h, w);
 cells. A rule gives the weighted channels as they are: negative values are cut off, where they are, by who shows the map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 GRADCAMPP_EPS = 1e-6  # of the public library; it matters where gradients are tiny
 XGRADCAM_EPS = 1e-7  # of the public library
+Cam = Literal["cam", "gradcam", "gradcampp", "xgradcam", "layercam"]
+TITLES: Mapping[str, str] = {
+    "cam": "CAM", "gradcam": "GradCAM", "gradcampp": "GradCAM++", "xgradcam": "XGradCAM", "layercam": "LayerCAM",
+}  # fmt: skip
 
 
 def full(value: Tensor) -> Tensor:
     """Half precision back to float32; float64 stays."""
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+@contextmanager
+def reading(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; the mode of every submodule as it was, afterwards and on an exception. So no statistics of batch norm
+    move while a map is drawn."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 # ---- gradients ---------------------------------------------------------------------------------------------------
@@ -88,3 +107,32 @@ def xgradcam(a_BChw: Tensor, g_BChw: Tensor) -> Tensor:
 def layercam(a_BChw: Tensor, g_BChw: Tensor) -> Tensor:
     """sum_k max(g_k, 0) A_k, cell by cell. (B, h, w)"""
     return (g_BChw.clamp_min(0) * a_BChw).sum(dim=1)
+
+
+RULES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gradcam": gradcam, "gradcampp": gradcampp, "xgradcam": xgradcam, "layercam": layercam,
+}  # fmt: skip
+
+
+# ---- a linear head on every cell, and a pooling of what it gives ----------------------------------------------------
+def linear_gradient(weight_BC: Tensor, pooled_Bhw: Tensor) -> Tensor:
+    """g_k(p) = W_k m(p): of a score that pools z(p) = sum_k W_k A_k(p), m = d score / dz. No backward pass. (B, C, h, w)"""
+    return weight_BC[:, :, None, None] * pooled_Bhw[:, None]
+
+
+# ---- the other public library ---------------------------------------------------------------------------------------
+def torchcam_gradcampp(a_BChw: Tensor, g_BChw: Tensor) -> Tensor:
+    """GradCAM++ as in torchcam's copy in the public code of paper 004: its denominator is never divided by. (B, h, w)"""
+    weight_BC11 = (g_BChw.clamp_min(0) * g_BChw**2).sum(dim=(2, 3), keepdim=True)
+    return (weight_BC11 * a_BChw).sum(dim=1)
+
+
+def torchcam_xgradcam(a_BChw: Tensor, g_BChw: Tensor) -> Tensor:
+    """XGradCAM of torchcam: without an epsilon; channels that are 0 everywhere are left out. (B, h, w)"""
+    weight_BC11 = ((g_BChw * a_BChw).sum(dim=(2, 3), keepdim=True) / a_BChw.sum(dim=(2, 3), keepdim=True)).nan_to_num(0)
+    return (weight_BC11 * a_BChw).sum(dim=1)
+
+
+TORCHCAM_RULES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    **RULES, "gradcampp": torchcam_gradcampp, "xgradcam": torchcam_xgradcam,
+}  # fmt: skip

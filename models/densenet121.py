@@ -2,7 +2,8 @@
 
 Shapes: B images, C channels, h w cells after the last norm, K classes.
 Deviations: optimiser, rates, epochs and batch are not printed, so they are ours; the epoch is chosen by AUROC on
-validation; the head is as the text says, a linear layer on all 7 x 7 x 1024 values, which fixes the input's size.
+validation; the head is as the text says, a linear layer on all 7 x 7 x 1024 values, which fixes the input's size. Whole
+films on the track detection are ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ CARD = Card(
     name="densenet121",
     title="DenseNet121, fine-tuned (baseline)",
     year=2017,
-    tracks={"malignancy": "malignancy", "margin": "margin"},
+    tracks={"malignancy": "malignancy", "margin": "margin", "detection": "detection"},
     explains="the activation map of the last group, and GradCAM",
     paper="Huang et al. 2017, Densely Connected Convolutional Networks; as fine-tuned in paper 003 (Knowledge-Based Systems 316, 2025)",
     reference="torchvision (BSD-3-Clause), used as a library",
@@ -50,7 +51,6 @@ CARD = Card(
         "optimiser, learning rate, epochs and batch size are ours: the paper prints none",
         "the epoch is chosen by AUROC on validation",
     ),
-    refuses={"detection": "it reads regions that were cut around a lesion"},
 )
 
 

@@ -27,14 +27,14 @@ CARD = Card(
     name="densenet121_kt",
     title="DenseNet121 with knowledge transfer from masks",
     year=2025,
-    tracks=densenet121.CARD.tracks,
+    tracks={"malignancy": "malignancy", "margin": "margin"},
     explains="the activation map of the last group, which a teacher on masks has shaped",
     paper="paper 003 (Knowledge-Based Systems 316, 2025); attention transfer: Zagoruyko and Komodakis 2017",
     reference="none of the authors; attention transfer's public code for the form at_code",
     needs=frozenset({"mask"}),
     supervision="label + mask",
     deviations=(*densenet121.CARD.deviations, "beta is ours: the paper prints none"),
-    refuses=densenet121.CARD.refuses,
+    refuses={"detection": "its teacher reads the mask of a lesion, and a normal film has none"},
 )
 POSES = range(8)
 

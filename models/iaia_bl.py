@@ -24,7 +24,7 @@ CARD = Card(
     name="iaia_bl",
     title="IAIA-BL: interpretable AI algorithm for breast lesions",
     year=2021,
-    tracks={"margin": "margin", "malignancy": "margin"},
+    tracks={"margin": "margin", "malignancy": "margin", "detection": "detection"},
     explains="prototypes: this part of the lesion looks like that one",
     paper="Barnett et al., Nature Machine Intelligence 3 (2021)",
     reference="alinajadebarnett/iaiabl (MIT), read, not copied",
@@ -35,7 +35,6 @@ CARD = Card(
         "the epoch is chosen on validation",
         "malignancy head refitted: the published coefficients fit only the published model's logits",
     ),
-    refuses={"detection": "its classes are margins of a given lesion"},
 )
 
 

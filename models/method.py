@@ -133,7 +133,8 @@ class Prediction:
     """scores (B, K): raw, for AUROC. probabilities (B, K): sum to 1 over the track's classes.
 
     logits (B, K): of a method whose scores are normalised over its outputs, what they were before; None: they are the scores.
-    boxes: per sample (n, 5) x0 y0 x1 y1 score in input pixels, where the method detects. flagged (B) bool: the sample lies
+    boxes: per sample (n, 5) x0 y0 x1 y1 score in input pixels, where the method detects. regions: per sample (n, 5) x0 y0 x1 y1
+    weight in input pixels, where it looked closely: what it would show a classifier of regions. flagged (B) bool: the sample lies
     outside the method's label space.
     """
 
@@ -142,6 +143,7 @@ class Prediction:
     boxes: list[Tensor] | None = None
     flagged: Tensor | None = None
     logits: Tensor | None = None
+    regions: list[Tensor] | None = None
 
 
 @dataclass
@@ -341,6 +343,10 @@ class Method(nn.Module):
 
     def variants(self) -> list[Variant]:
         return [Variant("default")]
+
+    def coincide(self) -> list[tuple[str, str, str]]:
+        """Pairs of variants that are equal by algebra under this config, and why: (variant, variant, one clause)."""
+        return []
 
     def vary(self, prediction: Prediction, maps: Mapping[str, Tensor], variant: Variant) -> Prediction:
         """The prediction under a test-time setting, from the same activations."""

@@ -19,7 +19,7 @@ CARD = Card(
     name="protopnet",
     title="ProtoPNet: this looks like that",
     year=2019,
-    tracks={"margin": "margin", "malignancy": "margin"},
+    tracks={"margin": "margin", "malignancy": "margin", "detection": "detection"},
     explains="prototypes: this part of the lesion looks like that one",
     paper="Chen et al., NeurIPS 2019; as the baseline of Barnett et al. 2021 (paper 002)",
     reference="cfchen-duke/ProtoPNet (MIT), read, not copied",
@@ -28,7 +28,6 @@ CARD = Card(
         "no stream of finely annotated images: training sees labels alone",
         "the epoch is chosen on validation",
     ),
-    refuses={"detection": "its classes are margins of a given lesion"},
 )
 NEURIPS2019: dict[str, Any] = {
     "distance": "l2sq",

@@ -8,7 +8,6 @@ the batch before the cross-entropy; (4) head pool_linear (ours) for small budget
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.batch import Batch
-from data.inputs import Inputs, Roi
 from models._cams import class_gradient, full, gradcam, gradcampp
 from models._trunks import TrunkConfig, check_weights, requirements, trunk_state, vgg16_trunk
 from models.method import Card, Field, Loss, Method, MethodConfig, Prediction, Requirement, Stage, Task, term
@@ -72,13 +70,7 @@ class Vgg16(Method):
         self.trunk = vgg16_trunk(self.config)
         self.head = _head(config, self.trunk.out_channels, len(task.classes))
 
-    # ---- what it is fed with, and starts from -------------------------------------------------------------------
-    def inputs(self) -> Inputs:
-        inputs = super().inputs()
-        if self.task.track.unit == "image":  # no region is given then
-            inputs = replace(inputs, roi=Roi(strategy="whole"))
-        return inputs
-
+    # ---- what it starts from ------------------------------------------------------------------------------------
     @classmethod
     def requires(cls, config: Any, task: Task) -> list[Requirement]:
         return requirements(config, task)

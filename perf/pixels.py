@@ -105,7 +105,7 @@ def variations(size: int) -> None:
     rng = np.random.default_rng(0)
     for spec in (
         Augment(), Augment(recipe="turns"), Augment(recipe="window_turns"), Augment(recipe="flip_hv"), Augment(recipe="paper002"),
-        Augment(recipe="paper003"), Augment(recipe="paper003", rotate="uniform"), Augment(recipe="gmic_flip"),
+        Augment(recipe="paper003"), Augment(recipe="paper003", rotate="uniform"), Augment(recipe="paper004"),
     ):  # fmt: skip
         side = round(size * cached_margin(spec))
         image, masks = (

@@ -16,7 +16,7 @@ import numpy as np
 GOLDEN = Path(__file__).parent / "golden"
 MODULES = (
     "tests.parity_prototypes", "tests.parity_pyramid", "tests.parity_cams", "tests.parity_metrics", "tests.parity_transfer",
-    "tests.parity_lesion_background",
+    "tests.parity_lesion_background", "tests.parity_gmic", "tests.parity_detection",
 )  # fmt: skip
 
 

@@ -35,8 +35,8 @@ RECIPES = [
     Augment(recipe="paper002"),
     Augment(recipe="paper003"),
     Augment(recipe="paper003", rotate="uniform"),
-    Augment(recipe="gmic"),
-    Augment(recipe="gmic_flip"),
+    Augment(recipe="noisy_window"),
+    Augment(recipe="paper004"),
 ]
 GOLDEN = (
     Path(__file__).parent / "golden" / "augment.npz"
@@ -128,7 +128,7 @@ def test_image_mask_and_box_move_together(x, y, w, h, seed, recipe, size):
 @settings(max_examples=80, deadline=None)
 @given(
     st.integers(8, 20), st.integers(8, 20), st.integers(6, 14), st.integers(0, 10**6),
-    st.sampled_from([one for one in RECIPES if one.recipe in ("paper002", "paper003", "gmic_flip")]),
+    st.sampled_from([one for one in RECIPES if one.recipe in ("paper002", "paper003", "paper004")]),
 )  # fmt: skip
 def test_interpolating_recipes_move_them_together(x, y, w, seed, spec):
     grey, masks, box = augment(block(x, y, w, 8), spec, SIZE, np.random.default_rng(seed))
@@ -137,7 +137,7 @@ def test_interpolating_recipes_move_them_together(x, y, w, seed, spec):
     inside = grey > 19000
     if spec.recipe == "paper003":  # in its corners the image is mirrored: bright, but no lesion
         inside &= lesion > 0.01
-    sharper = 4000 if spec.recipe == "gmic_flip" else 2000  # cubic against triangle
+    sharper = 4000 if spec.recipe == "paper004" else 2000  # cubic against triangle
     assert np.abs(grey - 20000 - 30000 * lesion)[inside].max(initial=0) < sharper
     assert lesion[grey < 100].max(initial=0) < 0.01 and grey.max() <= 50001
     rows, columns = np.nonzero(lesion > 0.5)
@@ -235,7 +235,7 @@ def test_paper003_flips_and_turns_each_with_half_probability():
 
 def test_gmic_moves_its_window_and_each_border_of_it_by_a_draw_of_its_own():
     """As its released code: 100 pixels of 2944 x 1920 for the place, 100 and 65 for the borders."""
-    rng, spec = np.random.default_rng(0), Augment(recipe="gmic")
+    rng, spec = np.random.default_rng(0), Augment(recipe="noisy_window")
     full = np.zeros((1, 2944, 1920), np.uint16)
     windows = np.array([draw(spec, full, (2944, 1920), rng).window for _ in range(4000)])
     top, left, height, width = windows.T
@@ -250,7 +250,7 @@ def test_gmic_moves_its_window_and_each_border_of_it_by_a_draw_of_its_own():
     assert abs(np.corrcoef(bottom - top, right - left)[0, 1]) < 0.06
     small = np.array([draw(spec, full[:, :736, :480], (736, 480), rng).window for _ in range(2000)])
     assert 45 <= (small[:, 2] - 736).max() <= 51 and 29 <= (small[:, 3] - 480).max() <= 34
-    flips = [draw(Augment(recipe="gmic_flip"), full[:, :92, :60], (92, 60), rng).mirror for _ in range(1000)]
+    flips = [draw(Augment(recipe="paper004"), full[:, :92, :60], (92, 60), rng).mirror for _ in range(1000)]
     assert np.mean(flips) == pytest.approx(0.5, abs=0.07)
 
 

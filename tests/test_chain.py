@@ -28,7 +28,7 @@ from tests.toy import PROVIDES, toy_config
 from tests.toy_cells import toy_cell
 from tests.toy_engine import OPTIONS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.long]
 SMALL = {"epochs": 1, "cell": 16, "head": "pool", "augment.recipe": "turns"}
 
 

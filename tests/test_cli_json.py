@@ -123,7 +123,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "an unknown method": (["train", "vgg61", "phantom"], "no method 'vgg61' .*vgg16"),
     "an unknown data set": (["sweep", "vgg16", "fantom"], "no data set 'fantom' .*phantom"),
     "an unknown track": (["train", "vgg16", "phantom", "--track", "margins"], "no track 'margins' .*margin"),
-    "a track that the method does not serve": (["train", "iaia_bl", "phantom", "--track", "detection"], "margins"),
+    "a track that the method does not serve": (["train", "fpn_iaia_bl", "phantom", "--track", "detection"], "margins"),
     "a track that the data do not serve": (["train", "vgg16", "cbis_ddsm", "--track", "detection"], "cannot serve"),
     "an unknown suite": (["bench", "smok"], "no suite 'smok' .*smoke"),
     "a suite that is not there": (["bench", "/nowhere/suite.yaml"], "no such file"),

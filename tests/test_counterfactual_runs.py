@@ -39,7 +39,7 @@ from tests.toy_cells import opened, toy_cell
 from tests.toy_engine import OPTIONS, ROI, SIZE, Config, Staged
 from tests.toy_frames import toy_pairs, with_pairs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.long]
 EXAMS = {"train": 4, "validation": 3, "test": 5}
 WITH_PAIRS = {**OPTIONS, "exams": EXAMS, "counterfactuals": True}
 

@@ -15,6 +15,8 @@ from bench.metrics import Frame, confusion
 from data.errors import MachineError
 from models._chart import Chart
 from models.method import Panel
+from tests.toy_frames import value_of
+from tests.toy_lesions import mapped_films
 
 
 def frame(track: str = "margin", n: int = 90) -> Frame:
@@ -162,6 +164,32 @@ def test_the_area_under_the_drawn_curve_is_the_metric() -> None:
     for name, points in plots.roc_table(made).groupby("class"):
         area = np.trapezoid(points["true_positive_rate"], points["false_positive_rate"])
         assert area == pytest.approx(quick(made)[f"auroc_{name}"].value)
+
+
+def test_the_free_response_curve_is_drawn_where_lesions_are_known(tmp_path: Path) -> None:
+    made = mapped_films(films=60)
+    written = plots.save_plots(made, tmp_path)
+    assert [path.name for path in written[4:]] == ["froc.svg", "froc.csv"]
+    table = pd.read_csv(tmp_path / "froc.csv")
+    assert set(table["curve"]) == {"the method", "brightest regions", "centre prior", "random weights"}
+    for at in (0.25, 0.5, 1, 2):
+        for curve, name in (("the method", f"tpr_at_fppi_{at:g}"), ("centre prior", "blind_tpr_centre")):
+            points = table[(table["curve"] == curve) & (table[plots.FALSE] <= at)]
+            if curve == "the method" or at == 1:
+                assert points[plots.SHARE].max() == pytest.approx(value_of(made, name))
+    text = (tmp_path / "froc.svg").read_text()
+    for expected in ("false positives per normal film", "of 30 lesions", "centre prior", "1 seed (0)", WARNING):
+        assert expected in text, expected
+    again = plots.save_plots(made, tmp_path / "again")
+    assert [p.read_bytes() for p in written] == [p.read_bytes() for p in again]
+
+
+def test_the_curve_of_folds_is_the_mean_of_theirs() -> None:
+    folds = [mapped_films(seed, fold=seed) for seed in (0, 1)]
+    joined = Frame.joined(folds)
+    table = plots.froc_table(joined)
+    own = table[(table["curve"] == "the method") & (table[plots.FALSE] <= 1)]
+    assert own[plots.SHARE].max() == pytest.approx(np.mean([value_of(one, "tpr_at_fppi_1") for one in folds]))
 
 
 def test_a_class_without_positives_is_left_out() -> None:

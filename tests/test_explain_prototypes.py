@@ -264,12 +264,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     )
 
 
+@pytest.mark.long
 def test_a_finished_run_has_a_picture_of_each_case_and_its_page(drawn: list[Path]) -> None:
     assert [file.name for file in drawn] == ["margin.png", "margin-2.png", "prototypes.png", "prototypes.html"]
     assert all(file.is_file() for file in drawn)
     assert "iaia_bl, margin on phantom (generated films): prototypes, seed 1" in drawn[-1].read_text("utf-8")
 
 
+@pytest.mark.long
 def test_the_page_says_whose_breast_a_source_is_and_whether_it_is_mirrored(drawn: list[Path]) -> None:
     place = r"region \d+ x \d+ px \(film\) at x -?\d+, y -?\d+"
     page = drawn[-1].read_text("utf-8")
@@ -278,6 +280,7 @@ def test_the_page_says_whose_breast_a_source_is_and_whether_it_is_mirrored(drawn
     assert all(lie == {"left": "as on the film", "right": "mirrored left to right"}[side] for side, lie in said)
 
 
+@pytest.mark.long
 def test_pictures_say_what_was_given_and_what_the_whole_side_holds(drawn: list[Path]) -> None:
     """Of the run above: masks taught it, and the rows of its frame."""
     frame = Frame.load(drawn[0].parent.parent / "run" / "frames" / "validation-margin")
@@ -293,6 +296,7 @@ def test_pictures_say_what_was_given_and_what_the_whole_side_holds(drawn: list[P
     assert sum(a for a, _ in counts) == round(right * len(frame.labelled().predictions))
 
 
+@pytest.mark.long
 def test_coefficients_of_malignancy_stand_in_the_record_and_on_the_page(drawn: list[Path]) -> None:
     """Paper 002, Eq. 10, prints them times 100; three margins and an intercept."""
     last = json.loads((drawn[0].parent.parent / "run" / "last.json").read_text())

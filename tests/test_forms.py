@@ -11,6 +11,8 @@ from data.cache import Prepared, prepare
 from data.errors import ConfigError, MachineError
 from tests.cli import here
 
+pytestmark = pytest.mark.long
+
 SMALL = {"size": 64}
 QUIRKS = [(name, quirk) for name in forms.names() for quirk in ("", *forms.load(name).FORM.quirks)]
 

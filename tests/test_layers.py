@@ -173,6 +173,7 @@ print([bad, sorted(helped), sorted(heavy() & {{"ray", "mlflow", "optuna"}})])
 """
 
 
+@pytest.mark.long
 def test_help_is_light_and_ends_with_an_example() -> None:
     """--help imports no torch, ray or mlflow; list no ray or mlflow."""
     bad, helped, listed = ast.literal_eval(python(_COMMANDS))
@@ -192,6 +193,7 @@ def without(*libraries: str) -> str:
     )
 
 
+@pytest.mark.long
 def test_floors_0_to_2_run_without_ray_mlflow_and_optuna(trees: dict[Path, ast.Module]) -> None:
     low = [module_of(path) for path in trees if (floor(module_of(path)) or 0) <= 2]
     code = f"import importlib\nfor name in {low!r}: importlib.import_module(name)\nprint(len({low!r}))"

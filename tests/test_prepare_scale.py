@@ -27,6 +27,7 @@ from tests.toy_prepare import ROI, SPEC, cut_off, decoded, in_another_process, s
 
 
 # ---- going on ---------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_killed_in_the_middle_it_decodes_the_rest_alone(tmp_path: Path) -> None:
     log, killer = tmp_path / "log", tmp_path / "killer"
     cut_off(tmp_path / "c", killer, log)
@@ -40,6 +41,7 @@ def test_killed_in_the_middle_it_decodes_the_rest_alone(tmp_path: Path) -> None:
     assert not list(healed.folder.rglob(JOURNAL)) and not list((tmp_path / "c").glob("*.part"))
 
 
+@pytest.mark.long
 def test_pixels_of_another_rule_go_on_as_well(tmp_path: Path) -> None:
     log, killer = tmp_path / "log", tmp_path / "killer"
     prepared = prepare("toy_films", None, {"killed_by": str(killer), "log": str(log)}, tmp_path / "c")
@@ -86,6 +88,7 @@ def test_when_the_parent_is_killed_its_processes_end_and_the_next_goes_on(tmp_pa
     assert same(healed, toy(tmp_path / "quiet"))
 
 
+@pytest.mark.long
 def test_a_process_that_dies_is_one_line_and_the_next_run_goes_on(tmp_path: Path) -> None:
     log, killer = tmp_path / "log", tmp_path / "killer"
     killer.write_text("")
@@ -99,6 +102,7 @@ def test_a_process_that_dies_is_one_line_and_the_next_run_goes_on(tmp_path: Path
     assert same(healed, toy(tmp_path / "quiet"))
 
 
+@pytest.mark.long
 def test_a_row_that_never_reached_the_disk_is_decoded_again(tmp_path: Path) -> None:
     log, killer = tmp_path / "log", tmp_path / "killer"
     part = cut_off(tmp_path / "c", killer, log)
@@ -168,6 +172,7 @@ def test_after_a_bad_film_skip_bad_goes_on_and_looks_at_that_film_again(tmp_path
     assert decoded(log) == [0, 1, 2, 3, *range(3, 48)] and len(prepared.table) == 47
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
@@ -181,6 +186,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     assert decoded(log) == list(range(48))
 
 
+@pytest.mark.long
 def test_after_a_full_disk_it_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
@@ -200,6 +206,7 @@ def test_after_a_full_disk_it_goes_on(tmp_path: Path) -> None:
     assert same(healed, toy(tmp_path / "quiet"))
 
 
+@pytest.mark.long
 def test_killed_just_before_its_last_step_nothing_is_done_again(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = toy(tmp_path / "c", log=str(log))

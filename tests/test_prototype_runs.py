@@ -15,7 +15,7 @@ from tests.toy import as_double, toy_method
 from tests.toy_engine import ROI, Tiny, content
 from tests.toy_workers import on_two_workers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.long]
 SETTINGS = Settings(seed=3)
 SIZE = 32  # of the input; a pyramid needs a few cells on every level
 METHODS = ("protopnet", "iaia_bl", "fpn_iaia_bl")

@@ -41,6 +41,7 @@ def test_epochs_of_which_no_driver_heard_are_in_the_curve(tmp_path: Path) -> Non
     assert tracker.history(second.run_ids[0], "loss/total") == [(n, 1.0 / n) for n in range(1, 7)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", models.names())
 def test_every_setting_of_method_and_data_is_a_parameter_in_mlflow(method: str, tmp_path: Path) -> None:
     config = models.load(method).Config(size=96)

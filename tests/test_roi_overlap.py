@@ -95,6 +95,6 @@ def test_training_sees_the_windows_and_evaluation_the_box(tmp_path):
 
 def test_a_recipe_with_windows_of_its_own_is_refused():
     with pytest.raises(
-        ConfigError, match=r"bbox_overlap draws the window, and so does this recipe \(augment.recipe: gmic"
+        ConfigError, match=r"bbox_overlap draws the window, and so does this recipe \(augment.recipe: noisy_window"
     ):
-        Inputs((40, 40), "margin", (), Roi(strategy="bbox_overlap"), Augment(recipe="gmic"))
+        Inputs((40, 40), "margin", (), Roi(strategy="bbox_overlap"), Augment(recipe="noisy_window"))

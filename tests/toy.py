@@ -123,6 +123,8 @@ def toy_config(name: str, **overrides: Any) -> MethodConfig:
         small["trunk_blocks"] = 4
     if "cell" in fields:
         small["cell"] = 8
+    if "stages" in fields:
+        small["stages"] = 3
     if "trainable" in fields:  # nothing of a random trunk may stay frozen
         small["trainable"] = "all"
     return config.model_validate({**small, **overrides})

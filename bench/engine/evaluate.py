@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from bench.config import Job
+from bench.config import Job, RunSpec
 from bench.engine.context import seed_torch
 from bench.engine.worker import Worker
 from bench.metrics.frame import Frame, pack_masks, prediction_rows
@@ -18,11 +19,14 @@ from bench.metrics.maps import UNTRAINED, MapBuilder, judged
 from data.batch import Batch
 from data.inputs import Inputs
 from data.loading import batches
+from data.roi import to_film
 from data.samples import Samples
 from data.tracks import TRACKS
 from models.method import Evidence, Method, Prediction
 
 EVIDENCE = "evidence"  # name of the maps of sources
+AT_ONCE = 64 * 256 * 256  # pixels of a batch of evaluation
+JUDGED = 512  # pixels of the longer side of what is kept of whole films; lesions are matched by boxes in input pixels
 
 
 def predictions_frame(
@@ -35,6 +39,19 @@ def predictions_frame(
             for batch in _eval_batches(samples, inputs, worker, settings)
         ]
     return Frame(pd.concat(rows, ignore_index=True), {"track": track, "classes": list(TRACKS[track].classes)})
+
+
+def read_rows(
+    method: Method, samples: Samples, track: str, side: str, spec: RunSpec, variant: str, worker: Worker, settings: Any
+) -> pd.DataFrame:
+    """Rows of Frame.predictions of one variant, and nothing else."""
+    method.eval()
+    with _reading(worker, settings):
+        rows = [
+            _rows(samples, batch, method.predict(batch, track), track, side, spec.seed, spec.fold, variant)
+            for batch in _eval_batches(samples, method.inputs(), worker, settings)
+        ]
+    return pd.concat(rows, ignore_index=True)
 
 
 def evaluate(job: Job, method: Method, samples: Samples, track: str, side: str, worker: Worker, settings: Any) -> Frame:
@@ -96,9 +113,14 @@ def _eval_batches(samples: Samples, inputs: Inputs, worker: Worker, settings: An
     """All samples in table order: the first stream of training may hold a part of them, evaluation reads every one."""
     for batch in batches(
         samples, inputs, (), seed=0, stage="evaluation", epoch=0, augment=False, shuffle=False,
-        batch_size=settings.eval_batch,
+        batch_size=_at_once(inputs, settings.eval_batch),
     ):  # fmt: skip
         yield batch.to(worker.torch_device)
+
+
+def _at_once(inputs: Inputs, most: int) -> int:
+    """Samples of a batch of evaluation: fewer of whole films, which hold as many pixels."""
+    return max(1, min(most, AT_ONCE // (inputs.size[0] * inputs.size[1])))
 
 
 @contextmanager
@@ -116,8 +138,25 @@ def _rows(
     flagged = None if prediction.flagged is None else prediction.flagged.cpu().numpy()
     rows = prediction_rows(table, track, scores, probabilities, side, seed, fold, variant, flagged)
     if prediction.boxes is not None:
-        rows["boxes"] = [box.float().cpu().numpy().round(3).ravel().tolist() for box in prediction.boxes]
+        rows["boxes"] = _flat(prediction.boxes)
+    if prediction.regions is not None:
+        rows["regions"] = _flat(
+            [_on_film(one, row, samples.size) for one, row in zip(prediction.regions, table.itertuples(), strict=True)]
+        )
+    if TRACKS[track].searched is not None:
+        rows["truth"] = _flat(batch.boxes)
     return rows
+
+
+def _on_film(regions: Tensor, row: Any, size: tuple[int, int]) -> Tensor:
+    """(n, 5) regions in input pixels of a film's central window -> in film pixels, their weights beside."""
+    found, where = regions.float().cpu().numpy(), (row.wx0, row.wy0, row.wx1, row.wy1)
+    return torch.from_numpy(np.concatenate([to_film(found[:, :4], where, size, row.flipped), found[:, 4:]], axis=1))
+
+
+def _flat(boxes: list[Tensor]) -> list[list[float]]:
+    """Per sample its boxes one after the other."""
+    return [box.float().cpu().numpy().round(3).ravel().tolist() for box in boxes]
 
 
 @dataclass(frozen=True)
@@ -129,6 +168,7 @@ class _Asked:
     own_track: bool
     truth: np.ndarray
     predicted: np.ndarray
+    searched: int | None  # the class whose lesions are searched for in whole films
 
     def of(self) -> np.ndarray:
         """(B,) whose map that of the predicted class is: one that is also the true class is kept once."""
@@ -139,18 +179,25 @@ def _asked(method: Method, batch: Batch, prediction: Prediction, table: pd.DataF
     own = track == method.task.track.name
     seen = prediction if own else method.predict(batch, method.task.track.name)
     truth = table[TRACKS[track].column].to_numpy(np.int64) if own else np.full(len(table), -1)
-    return _Asked(table, own, truth, seen.probabilities.argmax(dim=1).cpu().numpy())
+    searched = TRACKS[track].searched if own else None
+    return _Asked(table, own, truth, seen.probabilities.argmax(dim=1).cpu().numpy(), searched)
 
 
 def _add_maps(maps: MapBuilder, method: Method, batch: Batch, asked: _Asked) -> dict[str, Tensor]:
-    """The method's own maps: of the predicted class, and of the true one where that is another. Gives the former."""
+    """The method's own maps: of the predicted class, of the true one where that is another, and of the class that is searched
+    for where it is neither. Gives the first."""
     other = (asked.truth >= 0) & (asked.truth != asked.predicted)
     of_predicted = _draw(method, batch, asked.predicted)
     for name, value in of_predicted.items():
         _add(maps, name, value, asked.table, np.ones(len(other), dtype=bool), asked.predicted, asked.of())
-    if other.any():
-        for name, value in _draw(method, batch, asked.truth).items():
-            _add(maps, name, value, asked.table, other, asked.truth, np.full(len(other), "true"))
+    further = [("true", asked.truth, other)]
+    if asked.searched is not None:
+        here = np.full(len(other), asked.searched)
+        further.append(("found", here, (asked.predicted != here) & (asked.truth != here)))
+    for of, classes, where in further:
+        if where.any():
+            for name, value in _draw(method, batch, classes).items():
+                _add(maps, name, value, asked.table, where, classes, np.full(len(where), of))
     return of_predicted
 
 
@@ -168,9 +215,12 @@ def _judged(method: Method, drawn: Mapping[str, Tensor], evidence: Evidence | No
 
 
 def _add_untrained(maps: MapBuilder, untrained: Method, batch: Batch, asked: _Asked, names: set[str]) -> None:
-    """What random weights make of the samples that have a mask: of the true class, on a further track of the predicted."""
+    """What random weights make of the samples that have a mask: of the true class, on a further track of the predicted. Where
+    lesions are searched for in whole films: of every film, of that class."""
     classes, of = (asked.truth, "true") if asked.own_track else (asked.predicted, "predicted")
     here = (batch.has_mask | batch.has_fine).cpu().numpy() & (classes >= 0)
+    if asked.searched is not None:
+        classes, of, here = np.full(len(here), asked.searched), "found", np.ones(len(here), dtype=bool)
     ofs = np.full(len(here), of)
     if not here.any():
         return
@@ -226,6 +276,10 @@ def _evidence(maps: MapBuilder, evidence: Evidence, asked: _Asked) -> pd.DataFra
 
 
 def _bytes(value: Tensor) -> np.ndarray:
+    longest = max(value.shape[2:])
+    if longest > JUDGED:
+        size = [max(1, round(side * JUDGED / longest)) for side in value.shape[2:]]
+        value = F.interpolate(value.float(), size, mode="area")
     return (value[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
@@ -264,9 +318,12 @@ def _meta(job: Job, method: Method, track: str, side: str) -> dict[str, Any]:
         "split_hash": spec.split_hash,
         "identity": spec.identity,
         "versions": spec.versions,
+        "size": list(method.inputs().size),
         "input": _input(method, spec.track),
         "supervision": _supervision(method, spec.options),
         "variant_maps": {variant.name: variant.map for variant in method.variants() if variant.map is not None},
+        "coincide": [list(pair) for pair in method.coincide()],
+        "map_titles": dict(method.map_titles),
         "ledger_entry": job.ledger_entry,
     }
 

@@ -31,6 +31,7 @@ class EpochReport:
     seconds: float
     system: dict[str, float] = field(default_factory=dict)
     final: bool = False
+    chosen: dict[str, Any] = field(default_factory=dict)  # test-time settings that validation chose: variant, settings
     save: Callable[[Path], None] = lambda folder: None
 
     def payload(self) -> dict[str, Any]:
@@ -51,6 +52,7 @@ class EpochReport:
             "seconds": self.seconds,
             "system": self.system,
             "final": self.final,
+            "chosen": self.chosen,
         }
 
 

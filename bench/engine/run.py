@@ -5,9 +5,10 @@ The folder of a run holds `checkpoint.pt` while it trains, then `final.pt` (the 
 """
 
 import json
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,16 @@ from bench.engine.loop import Settings, fit
 from bench.engine.report import EpochReport
 from bench.engine.worker import Worker, best_device
 from bench.ledger import Ledger
-from bench.metrics import Estimate, Frame, compute, unavailable
+from bench.metrics import METRICS, Estimate, Frame, compute, unavailable, values
 from bench.metrics.cells import ASKED
+from bench.metrics.operating import operating_points
 from data import reader
 from data.cache import Opening, Prepared
 from data.errors import DataError, LeakError
 from data.samples import Samples, TrainingData
 from data.split import Split
-from models.method import Method, Task
+from data.tracks import TRACKS
+from models.method import Method, Task, Variant
 
 DONE, FINAL, LAST, LINEAGE, REPORTS = "DONE", "final.pt", "last.json", "lineage.json", "reports.jsonl"
 
@@ -97,7 +100,7 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
         if worker.rank == 0:
             if report.final:
                 _finish(job, folder, method, prepared, split, lineage, settings, worker)
-                report.metrics |= _objectives(job, folder)
+                _judge(job, method, folder, report)
                 report.system |= {f"network/{name}": value for name, value in method.facts().items()}
                 report.system |= {f"training_data/{name}": value for name, value in data.facts().items()}
                 report.system["cost/machine_seconds"] = spent + (time.monotonic() - started) * worker.world_size
@@ -155,13 +158,18 @@ def _finish(
     _write_json(folder / LINEAGE, lineage)
     _write_json(folder / "job.json", json.loads(job.model_dump_json()))
     inputs = method.inputs()
-    for side, track in _wanted_frames(job):
+    operating: dict[str, Any] = {}
+    for side, track in _wanted_frames(job):  # validation before test, whose thresholds it chooses
         if side == "test":
-            _refuse_seen(split, lineage, ("test",), job.spec.method)
+            refuse_seen(split, lineage, ("test",), job.spec.method)
             samples = prepared.sealed(split, inputs, track, opening_of(job))
         else:
             samples = prepared.training(split, inputs).validation_for(track)
         frame = evaluate(job, method, samples, track, side, worker, settings)
+        if side == "validation":
+            operating = operating_points(frame)
+        else:
+            frame.meta["operating"] = operating
         if side == "test" and prepared.has_copies(split, side):
             edits = prepared.sealed(split, inputs, track, opening_of(job), counterfactuals=True)
             name, size = job.spec.method, settings.eval_batch
@@ -195,14 +203,31 @@ def _asked_cells(frame: Path) -> int | None:
         return None
 
 
-def _objectives(job: Job, folder: Path) -> dict[str, Estimate]:
-    """What the validation frame of the trained track says of `job.objectives`; why one has no value stands in its note."""
-    if not job.objectives:
-        return {}
+def _judge(job: Job, method: Method, folder: Path, report: EpochReport) -> None:
+    """Adds to the last report what the validation frame of the trained track says of `job.objectives`, why one has no value
+    standing in its note; and, of a method with several test-time settings, which of them it says is best."""
+    variants = method.variants()
+    if not job.objectives and len(variants) == 1:
+        return
     frame = Frame.load(folder / "frames" / f"validation-{job.spec.track}")
+    best = max(
+        variants, key=partial(_worth, frame, (*job.objectives, TRACKS[job.spec.track].primary))
+    )  # of equals the first
+    if len(variants) > 1:
+        report.chosen = {"variant": best.name, "settings": dict(best.settings)}
+        frame = frame.of_variant(best.name)
     found, why = compute(frame, job.objectives), unavailable(frame, job.objectives)
     none = {name: Estimate(None, None, None, 0, "none", reason) for name, reason in why.items()}
-    return {f"validation/{name}": (found | none)[name] for name in job.objectives}
+    report.metrics |= {f"validation/{name}": (found | none)[name] for name in job.objectives}
+
+
+def _worth(frame: Frame, names: Sequence[str], variant: Variant) -> tuple[float, ...]:
+    """What a test-time setting is chosen by: the metrics in order, more being better; -inf where one cannot be computed."""
+    found = values(frame.of_variant(variant.name), names)
+    signs = {name: -1.0 if METRICS[name].direction == "min" else 1.0 for name in names}
+    return tuple(
+        sign * found[name] if math.isfinite(found.get(name, math.nan)) else -math.inf for name, sign in signs.items()
+    )
 
 
 def opening_of(job: Job) -> Opening:
@@ -240,7 +265,7 @@ def _add_frames(job: Job, folder: Path, worker: Worker) -> None:
         settings = Settings(seed=job.spec.seed, select=job.select, bf16=job.spec.bf16)
         _finish(job, folder, method, prepared, split, lineage, settings, worker)
         return
-    _refuse_seen(split, lineage, ("test",), job.spec.method)
+    refuse_seen(split, lineage, ("test",), job.spec.method)
     for track in lacking:
         frame = Frame.load(folder / "frames" / f"test-{track}")
         samples = prepared.sealed(split, method.inputs(), track, opening_of(job))
@@ -266,8 +291,8 @@ def _ancestors(job: Job, split: Split) -> list[dict[str, list[str]]]:
                 "the run that this one starts from is not finished", f"{name}, {path.parent.name}", "run it first"
             )
         found.append(json.loads(path.read_text()))
-        _refuse_seen(split, found[-1], ("validation", "test"), name)
-        _refuse_seen(split, found[-1], ("test",), name, "chosen_")
+        refuse_seen(split, found[-1], ("validation", "test"), name)
+        refuse_seen(split, found[-1], ("test",), name, "chosen_")
     return found
 
 
@@ -282,7 +307,7 @@ def _lineage(ancestors: list[dict[str, list[str]]], data: TrainingData) -> dict[
     return {kind: sorted(seen.union(*(ancestor.get(kind, []) for ancestor in ancestors))) for kind, seen in own.items()}
 
 
-def _refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, ...], name: str, how: str = "") -> None:
+def refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, ...], name: str, how: str = "") -> None:
     """LeakError when the lineage meets these sides. how: chosen_, by whom an epoch was chosen in place of who trained."""
     rows = split.table[split.table["side"].isin(sides)]
     for kind, column in (("patients", "patient"), ("images", "image_hash")):
@@ -300,8 +325,14 @@ def _refuse_seen(split: Split, lineage: dict[str, list[str]], sides: tuple[str, 
 
 def _spent(folder: Path) -> float:
     """Machine seconds of the attempts before this one."""
-    last = folder / LAST
-    return float(json.loads(last.read_text())["system"].get("cost/machine_seconds", 0.0)) if last.is_file() else 0.0
+    return float(last_payload(folder).get("system", {}).get("cost/machine_seconds", 0.0))
+
+
+def last_payload(folder: Path) -> dict[str, Any]:
+    """The last report of a run; nothing where it has made none."""
+    path = folder / LAST
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
 
 
 def read_reports(folder: Path) -> dict[int, dict[str, Any]]:

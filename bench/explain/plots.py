@@ -1,4 +1,4 @@
-"""ROC curves and confusion matrix of a frame, the Pareto front of a sweep: each as SVG beside the CSV it was drawn from."""
+"""ROC, FROC and confusion matrix of a frame, the Pareto front of a sweep: each as SVG beside the CSV it was drawn from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 import pandas as pd
 
 from bench.explain.panels import WARNING, whole
-from bench.metrics import Estimate, Frame, Metric, confusion, quick
+from bench.metrics import Estimate, Frame, Metric, compute, confusion, quick
+from bench.metrics.found import BLIND
+from bench.metrics.froc import AT, steps
+from bench.metrics.parts import NotComputableError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +58,53 @@ def plot_roc(frame: Frame) -> Figure:
     return figure
 
 
+FALSE, SHARE = "false_positives_per_normal_film", "share_of_lesions"
+NAMES = {"own": "the method", "brightness": "brightest regions", "centre": "centre prior", "random": "random weights"}
+
+
+def froc_table(frame: Frame) -> pd.DataFrame:
+    """Steps of the free-response curve of the method and of blind maps: curve, false positives per normal film, share of
+    lesions found from there on. Empty where the frame does not know where lesions lie."""
+    parts = []
+    for source in ("own", *BLIND):
+        try:
+            fppi, tpr = steps(frame, source)
+        except NotComputableError:
+            if source == "own":
+                break
+            continue
+        parts.append(pd.DataFrame({"curve": NAMES[source], FALSE: fppi, SHARE: tpr}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["curve", FALSE, SHARE])
+
+
+def plot_froc(frame: Frame) -> Figure:
+    """Free response of the method, with intervals where metrics are read, and of what has learnt nothing."""
+    figure, axes = _axes((5.4, 6.0), low=0.3)
+    styles = dict(zip(NAMES.values(), STYLES, strict=False))
+    for name, points in froc_table(frame).groupby("curve", sort=False):
+        (colour, dash), x, y = styles[str(name)], points[FALSE].to_numpy(), points[SHARE].to_numpy()
+        axes.step(
+            [*x, max(8.0, x[-1])], [*y, y[-1]], where="post", color=colour, ls=dash,
+            lw=1.8 if name == NAMES["own"] else 1.2, label=name,
+        )  # fmt: skip
+    found = compute(frame, [f"tpr_at_fppi_{at:g}" for at in AT])
+    for at in AT:
+        one = found.get(f"tpr_at_fppi_{at:g}")
+        if one is not None and one.value is not None and one.low is not None and one.high is not None:
+            reach = [[max(one.value - one.low, 0)], [max(one.high - one.value, 0)]]
+            axes.errorbar([at], [one.value], yerr=reach, fmt="o", ms=4, color=STYLES[0][0], capsize=3, lw=1.0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.set(xlim=(1 / 8, 8), ylim=(0, 1), xlabel="false positives per normal film", ylabel="share of lesions found")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=8, ncols=2, frameon=False)
+    one = found.get("tpr_at_fppi_1")
+    lead = (
+        f"At 1 false positive per normal film: {_estimate(one)} of {one.n if one else 0} lesions. Bars: 95 % intervals."
+    )
+    _caption(figure, axes, frame, "FROC", lead, one)
+    return figure
+
+
 def plot_confusion(frame: Frame) -> Figure:
     """Counts with the share of each true class; the grey scale is the share, the same in every plot."""
     table, found = confusion(frame), quick(frame)
@@ -75,12 +125,16 @@ def plot_confusion(frame: Frame) -> Figure:
 
 
 def save_plots(frame: Frame, folder: Path) -> list[Path]:
-    """roc.svg, roc.csv, confusion.svg and confusion.csv in `folder`, each written whole or not at all."""
+    """roc.svg, roc.csv, confusion.svg and confusion.csv in `folder`, each written whole or not at all; of whole films with
+    known lesions also froc.svg and froc.csv."""
     figures = {"roc": plot_roc(frame), "confusion": plot_confusion(frame)}
     tables = {"roc": roc_table(frame), "confusion": confusion(frame).reset_index()}
+    response = froc_table(frame)
+    if len(response):
+        figures["froc"], tables["froc"] = plot_froc(frame), response
     written = []
     for name, figure in figures.items():
-        written.append(whole(folder / f"{name}.svg", lambda path, figure=figure: _save_svg(figure, path)))  # type: ignore[misc]
+        written.append(whole(folder / f"{name}.svg", lambda path, figure=figure: save_svg(figure, path)))  # type: ignore[misc]
         written.append(whole(folder / f"{name}.csv", lambda path, name=name: tables[name].to_csv(path, index=False)))  # type: ignore[misc]
     return written
 
@@ -128,7 +182,7 @@ def save_front(table: pd.DataFrame, x: Metric, y: Metric, title: str, lead: str,
     each of the two metrics its value under its name, and _low, _high, _n, _interval (missing where there is none)."""
     figure = plot_front(table, x, y, title, lead)
     return [
-        whole(folder / "front.svg", lambda path: _save_svg(figure, path)),
+        whole(folder / "front.svg", lambda path: save_svg(figure, path)),
         whole(folder / "front.csv", lambda path: table.to_csv(path, index=False)),
     ]
 
@@ -192,7 +246,7 @@ def _estimate(estimate: Estimate | None) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 
-def _save_svg(figure: Any, path: Path) -> None:
+def save_svg(figure: Any, path: Path) -> None:
     import matplotlib
 
     # A fixed salt and no date: the same frame gives the same file. Text stays text, for readers and for search.

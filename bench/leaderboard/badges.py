@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.leaderboard.rows import RANKED_SEEDS, Badge, Row, SeedRun
 from bench.metrics import Estimate
+from data.tracks import TRACKS
 
 # code -> what it means in general: the page's legend and docs list these
 CODES: dict[str, str] = {
@@ -33,7 +34,7 @@ CODES: dict[str, str] = {
     "MB021": "The network was trained on films of other data sets before: it has seen more than rows without this mark.",
 }
 CONTROLS = ("MB019", "MB020")  # rows that measure something about the benchmark: never ranked, never peers
-GUESSING = 0.5  # of the AUROC that every track has as its primary metric
+GUESSING = {"auroc_mean": 0.5}  # primary metric -> what guessing gets
 FALL = 0.1  # more than a validation set's optimism explains
 _GRADES = {
     "synthetic": (
@@ -70,7 +71,8 @@ def badges_of(runs: Sequence[SeedRun], asked: int, facts: Mapping[str, Any], pri
         meaning = f"{flagged:.0%} of the test rows lie outside the classes that the method knows"
         found.append(Badge("MB011", f"{flagged:.0%} outside labels", meaning))
     value = primary.value if primary is not None else None
-    if value is not None and value < GUESSING:
+    guessing = GUESSING.get(TRACKS[runs[0].track].primary) if runs else None
+    if value is not None and guessing is not None and value < guessing:
         found.append(Badge("MB017", "below chance", CODES["MB017"]))
     searched = [run for run in runs if run.track == run.spec.get("track") and run.search.get("best") is not None]
     seen = max((float(run.search["best"]) for run in searched), default=None)

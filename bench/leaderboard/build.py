@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bench.config import canonical, config_hash
 from bench.leaderboard.badges import badges_of
 from bench.leaderboard.compare import compare, give_ranks
 from bench.leaderboard.fairness import mark_unequal, missing_contrasts
+from bench.leaderboard.matrix import matrices_of
 from bench.leaderboard.measure import ALL, Measured
 from bench.leaderboard.references import over_folds, rows_of_references
 from bench.leaderboard.rows import Board, Registration, Row, SeedRun, Status
@@ -28,12 +30,14 @@ def build_board(
     cells: Sequence[Mapping[str, Any]] = (),
     registrations: Sequence[Registration] = (),
     keep: Path | None = None,
+    validation: Callable[[], Iterable[SeedRun]] | None = None,
     **shown: Any,
 ) -> Board:
     """The board of these runs, newest first where one was made again.
 
     cells: {"method", "arm", "dataset", "track", "status", "reason"} that a suite asked for; those without a run get a row
-    that says why. keep: folder of computed metrics, so that a second call reads no frame. shown: title, date... of Board.
+    that says why. keep: folder of computed metrics, so that a second call reads no frame. validation: the same runs with their
+    validation frames, asked for where a table is a matrix of trainings and test-time variants. shown: title, date... of Board.
     """
     measured = Measured(keep)
     groups = group(runs)
@@ -50,7 +54,8 @@ def build_board(
     give_ranks(rows, comparisons, registrations)
     notes = missing_contrasts(rows, comparisons, registrations)
     rows += _references(groups, rows, measured)
-    return Board(rows, comparisons, tuple(registrations), notes=notes, **shown)
+    board = Board(rows, comparisons, tuple(registrations), notes=notes, **shown)
+    return replace(board, matrices=matrices_of(board, measured, validation))
 
 
 def build_rows(runs: Iterable[SeedRun], **options: Any) -> list[Row]:
@@ -139,6 +144,8 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         options=dict(first.spec.get("options", {})),
         opened_before=min((int(run.facts.get("opened_before", 0)) for run in members), default=0),
         patients=int(facts.get("patients", 0)),
+        titles=dict(facts.get("titles", {})),
+        coincide=tuple((str(a), str(b), str(why)) for a, b, why in facts.get("coincide", ())),
         unit="image" if TRACKS[first.track].unit == "image" else "lesion image",
     )
 

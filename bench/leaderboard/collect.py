@@ -128,11 +128,11 @@ def _load(tracker: Tracker, run_id: str, artifact: str) -> Frame:
 
 def _search(tracker: Tracker, sweep: str) -> dict[str, Any]:
     """Trials and machine seconds of a search, pruned and failed trials included."""
-    trials = tracker.runs(kind="trial", parent=sweep)
+    trials, info = tracker.runs(kind="trial", parent=sweep), tracker.run(sweep)
     return {
         "id": sweep,
         "trials": len({trial.identity for trial in trials}),
-        "best": tracker.run(sweep).metrics.get("best/validation/auroc_mean"),
+        "best": info.metrics.get(f"best/validation/{TRACKS[info.track].primary}"),
         "seconds": sum(trial.metrics.get(COST, 0.0) for trial in trials),
     }
 

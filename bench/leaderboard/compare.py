@@ -144,11 +144,11 @@ def registration_for(row: Row, registrations: Sequence[Registration]) -> Registr
 
 
 def named(rows: Sequence[Row], name: str) -> Row | None:
-    """The row of that method or arm, in its default variant.
+    """The row of that method or arm, in the variant that the name gives, else in its default or first one.
 
     Of several settings the one whose test side was opened first: a reference cannot be exchanged after a look.
     """
-    mine = sorted((row for row in rows if name in row.names), key=lambda row: row.opened_before)
+    mine = sorted((row for row in rows if row.is_called(name)), key=lambda row: row.opened_before)
     return next((row for row in mine if row.variant == "default"), mine[0] if mine else None)
 
 

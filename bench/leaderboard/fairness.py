@@ -67,7 +67,7 @@ def _why(rows: Sequence[Row], registration: Registration) -> str:
         return f"it was written after {registration.opened_before} openings of the test side"
     sides = {}
     for name in (registration.contrast, registration.reference):
-        found = [row for row in rows if name in row.names and row.status == "done"]
+        found = [row for row in rows if row.is_called(name) and row.status == "done"]
         if not found:
             return f"{name} has no result"
         sides[name] = found

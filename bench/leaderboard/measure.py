@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from bench.config import digest
-from bench.metrics import METRICS, VERSION, Estimate, Frame, by_seed, difference, over_seeds, smallest_difference
+from bench.metrics import (
+    METRICS,
+    VERSION,
+    Estimate,
+    Frame,
+    by_seed,
+    difference,
+    over_seeds,
+    smallest_difference,
+    values,
+)
 from data.errors import DataError
 
 ALL, THREE_MARGINS, ALL_MASSES = "all", "three margins", "all masses"
@@ -38,6 +48,7 @@ class Measured:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self._frames: dict[str, Frame] = {}
+        self._parts: dict[tuple[Any, ...], list[Frame]] = {}
 
     def rows(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         """runs: id -> its frame. One item per view and variant: subset, variant, metrics, rows, input and so on."""
@@ -54,10 +65,7 @@ class Measured:
         """{"difference": estimate as JSON, "p", "smallest"} of a - b; p is None where there is no test."""
 
         def make() -> dict[str, Any]:
-            frames = [
-                [part_of(frame, subset, variant) for frame in self._frames_of(runs)]
-                for runs, variant in ((a, variants[0]), (b, variants[1]))
-            ]
+            frames = [self._parts_of(runs, subset, variant) for runs, variant in ((a, variants[0]), (b, variants[1]))]
             try:
                 found, p = difference(frames[0], frames[1], metric)
                 smallest = smallest_difference(frames[0], frames[1], metric)
@@ -68,13 +76,41 @@ class Measured:
         asked = {"a": sorted(a), "b": sorted(b), "metric": metric, "subset": subset, "variants": variants}
         return self.kept(asked, make)
 
+    def validation(
+        self, runs: Mapping[str, Callable[[], Frame]], metric: str, subset: str, variants: Sequence[str]
+    ) -> dict[str, float]:
+        """variant -> mean over seeds of the metric, of those variants where every seed has it; the frames are not held.
+
+        runs: id -> its validation frame. Raises DataError where one cannot be read or has no such view.
+        """
+
+        def make() -> dict[str, float]:
+            frames, found = by_seed([load() for load in runs.values()]), {}
+            for variant in variants:
+                each = [values(part_of(frame, subset, variant), [metric]).get(metric, np.nan) for frame in frames]
+                if np.isfinite(each).all():
+                    found[variant] = float(np.mean(each))
+            return found
+
+        asked = {"validation": sorted(runs), "metric": metric, "subset": subset, "variants": list(variants)}
+        found: dict[str, float] = self.kept(asked, make)
+        return found
+
     def _measure(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         frames = self._frames_of(runs)
         return [
-            describe([part_of(frame, subset, variant) for frame in frames], subset, variant)
+            describe(self._parts_of(runs, subset, variant), subset, variant)
             for variant in frames[0].variants
             for subset, _ in views(frames[0])
         ]
+
+    def _parts_of(self, runs: Mapping[str, Callable[[], Frame]], subset: str, variant: str) -> list[Frame]:
+        """One view and variant of each seed's frame; the same objects each time, so that what metrics cache in them is there
+        when rows are compared."""
+        key = (tuple(runs), subset, variant)
+        if key not in self._parts:
+            self._parts[key] = [part_of(frame, subset, variant) for frame in self._frames_of(runs)]
+        return self._parts[key]
 
     def _frames_of(self, runs: Mapping[str, Callable[[], Frame]]) -> list[Frame]:
         """One frame a seed: its folds are put together first, since a view of one fold may hold what another's lacks."""
@@ -117,6 +153,8 @@ def describe(frames: Sequence[Frame], subset: str, variant: str) -> dict[str, An
         "supervision": str(first.meta.get("supervision", "")),
         "grades": grades,
         "flagged": float(table["flagged"].mean()) if len(table) else 0.0,
+        "titles": dict(first.meta.get("map_titles", {})),
+        "coincide": [list(pair) for pair in first.meta.get("coincide", [])],
     }
 
 

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import canonical
+from bench.explain.heatmap import Heat
 from bench.leaderboard.badges import CODES
 from bench.leaderboard.forest import forest
+from bench.leaderboard.matrix import Matrix, heats, words
 from bench.leaderboard.rows import Board, Comparison, Row
+from bench.leaderboard.titles import metric_title
 from bench.metrics import METRICS, Estimate
+from bench.metrics.explain import SCALES
 from bench.space import flat
 from data.errors import MachineError
 from data.tracks import TRACKS
@@ -30,25 +34,20 @@ SHOWN = {
         *("activation_precision_fine", "best_blind_fine", *PAIRS),
     ),
     "malignancy": ("accuracy", *LESION, *PAIRS),
-    "detection": ("accuracy", *LESION, *PAIRS),
-}
-TITLES = {
-    "auroc_mean": "AUROC",
-    "kappa": "kappa",
-    "accuracy": "accuracy",
-    "activation_precision_lesion": "map on lesion",
-    "activation_precision_lesion_predicted": "map of predicted class on lesion",
-    "best_blind_lesion": "best blind map on lesion",
-    "best_blind_fine": "best blind map on fine annotation",
-    "activation_precision_fine": "map on fine annotation",
-    "counterfactual_sign": "right answer to edits",
-    "counterfactual_sign_random": "random weights to edits",
+    "detection": (
+        *("best_blind_tpr", "tpr_max", "fppi_max", "auroc_mean", "sensitivity", "specificity"),
+        *PAIRS,
+    ),
 }
 # Maps that have learnt nothing; the best of them is what a method's map has to beat.
 BLIND_MAPS = {
     "mask_share": "area share", "blind_centre": "centre", "blind_brightness": "brightness", "blind_sobel": "edges",
     "blind_random": "random weights",
 }  # fmt: skip
+BEST_BLIND = {
+    **{f"best_blind_{scale}": {f"{name}_{scale}": words for name, words in BLIND_MAPS.items()} for scale in SCALES},
+    "best_blind_tpr": {f"blind_tpr_{name}": BLIND_MAPS[f"blind_{name}"] for name in ("brightness", "centre", "random")},
+}
 TIES = 0.06  # share of active pixels above which a map has ties: 0.05 are meant
 # What a blind map gets stands below what the method's map gets, on the page in the same cell.
 BLIND = {
@@ -56,11 +55,12 @@ BLIND = {
     "activation_precision_lesion_predicted": "best_blind_lesion",
     "activation_precision_fine": "best_blind_fine",
     "counterfactual_sign": "counterfactual_sign_random",
+    "tpr_at_fppi_1": "best_blind_tpr",
 }
 QUESTIONS = {
     "margin": "Is the margin of this mass circumscribed, indistinct or spiculated? Mean one-vs-rest AUROC.",
     "malignancy": "Is this mass malignant? AUROC.",
-    "detection": "Does this image show a mass? AUROC over images.",
+    "detection": "Does this image show a mass, and where? Share of lesions found at 1 false positive per normal film (FPPI).",
 }
 OPENINGS = ("final", "judge")  # kinds of ledger entries that open a test side
 LEDGER_COLUMNS = (
@@ -117,10 +117,6 @@ def render(board: Board) -> str:
     )
 
 
-def metric_title(name: str) -> str:
-    return TITLES.get(name, name.replace("_", " "))
-
-
 def shown_metrics(rows: Sequence[Row]) -> list[str]:
     """The primary metric, then those of SHOWN that some row of the table has."""
     track = TRACKS[rows[0].track]
@@ -129,11 +125,10 @@ def shown_metrics(rows: Sequence[Row]) -> list[str]:
 
 
 def estimate_of(row: Row, name: str) -> Estimate | None:
-    """A metric of the row; best_blind_<scale>: of the blind maps the one that lies best on the mask, its name as note."""
-    if not name.startswith("best_blind_"):
+    """A metric of the row; best_blind_<what>: of the blind maps the one that lies best on the mask, its name as note."""
+    if name not in BEST_BLIND:
         return row.metrics.get(name)
-    scale = name.removeprefix("best_blind_")
-    found = [(words, row.metrics.get(f"{blind}_{scale}")) for blind, words in BLIND_MAPS.items()]
+    found = [(words, row.metrics.get(blind)) for blind, words in BEST_BLIND[name].items()]
     known = [(e.value, words, e) for words, e in found if e is not None and e.value is not None]
     if not known:
         return None
@@ -170,6 +165,7 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
         "columns": _columns(metrics),
         "parts": parts,
         "forest": Markup(forest(rows, metric_title(track.primary))),  # escaped where it is made
+        "matrices": [_matrix(matrix) for matrix in board.matrices if matrix.table == measured.table],
         "comparisons": _mine(board.comparisons, measured),
         "controls": any(c.control for c in _mine(board.comparisons, measured)),
         "primary_title": metric_title(track.primary),
@@ -186,6 +182,23 @@ def _own_options(rows: Sequence[Row]) -> dict[str, str]:
         key: ", ".join(f"{name} {found.get(name)}" for name in names if canonical(found.get(name)) != usual[name][0][0])
         for key, found in options.items()
     }
+
+
+def _matrix(matrix: Matrix) -> dict[str, Any]:
+    """Its heat maps as tables: on paper and in a reader's browser the numbers are text."""
+    maps = []
+    for heat in heats(matrix):
+        lines = [
+            {"name": name, "cells": [_heat_cell(heat, i, j) for j in range(len(heat.columns))]}
+            for i, name in enumerate(heat.rows)
+        ]
+        maps.append({"heat": heat, "lines": lines})
+    return {"maps": maps, "words": words(matrix), "files": matrix.name}
+
+
+def _heat_cell(heat: Heat, i: int, j: int) -> dict[str, Any]:
+    value, *further = heat.words(i, j)
+    return {"value": value, "further": further, "fill": heat.colour(i, j), "marked": (i, j) in heat.marks}
 
 
 def _mine(comparisons: Sequence[Comparison], row: Row) -> list[Comparison]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.metrics import METRICS, Estimate, Frame
 from data.tracks import TRACKS
+
+if TYPE_CHECKING:
+    from bench.leaderboard.matrix import Matrix
 
 Status = Literal["done", "failed", "not-applicable", "missing", "unavailable"]
 ORACLE = "oracle ROI"
@@ -107,6 +111,8 @@ class Row:
     patients: int = 0  # that n stems from
     passport: str = ""  # what the data are and what is odd about them, in a line
     opened_before: int = 0  # openings of the same test side before this row's own
+    titles: Mapping[str, str] = field(default_factory=dict)  # what its method calls its maps
+    coincide: tuple[tuple[str, str, str], ...] = ()  # variant, variant, why: equal by algebra, as its method says
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,6 +124,16 @@ class Row:
         name = self.title or " = ".join(self.names)
         words = [name, f"[{self.variant}]" if self.variant != "default" else "", self.distinct]
         return " ".join(word for word in words if word)
+
+    @property
+    def training(self) -> str:
+        """The label without the test-time variant: rows that share it in a table are one training."""
+        return " ".join(word for word in (" = ".join(self.names), self.distinct) if word)
+
+    def is_called(self, name: str) -> bool:
+        """Whether a suite means this row by `name`: an arm or a method, alone or with a variant."""
+        plain, variant = parted(name)
+        return plain in self.names and variant in ("", self.variant)
 
     @property
     def full_label(self) -> str:
@@ -165,9 +181,18 @@ class Row:
         }
 
 
+def parted(name: str) -> tuple[str, str]:
+    """ "train_cam [gradcam]" as its name and its variant; "" for a name without one."""
+    found = re.fullmatch(r"(\S+) \[([^\[\]]+)\]", name)
+    return (found[1], found[2]) if found else (name, "")
+
+
 @dataclass(frozen=True)
 class Registration:
-    """What was named before a test side opened: per track the reference, the primary contrast and the level."""
+    """What was named before a test side opened: per track the reference, the primary contrast and the level.
+
+    Both are names of methods or arms, alone (the first variant is meant) or with a variant, "name [variant]".
+    """
 
     track: str
     reference: str
@@ -254,6 +279,7 @@ class Board:
     registrations: Sequence[Registration] = ()
     notes: Sequence[str] = ()  # what a reader has to know of the whole board
     ledger: Sequence[Mapping[str, Any]] = ()
+    matrices: Sequence[Matrix] = ()  # training x test variant, of the tables that have them
     title: str = "mammobench leaderboard"
     date: str = ""
     ui_command: str = "python run_bench.py ui"
@@ -281,7 +307,8 @@ class Board:
         rows = [row for row in self.rows if row.table in tables or not row.hashes]
         places = {table[:2] for table in tables}
         notes = [note for note in self.notes if any(f"on {track}, {dataset}," in note for track, dataset in places)]
-        return replace(self, rows=rows, notes=notes)
+        matrices = [matrix for matrix in self.matrices if matrix.table in tables]
+        return replace(self, rows=rows, notes=notes, matrices=matrices)
 
     def _home(self, row: Row) -> tuple[str, ...]:
         """A row without test rows of its own (failed, not applicable) stands in the first table of its track."""
@@ -298,6 +325,7 @@ class Board:
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "registrations": [registration.to_json() for registration in self.registrations],
             "notes": list(self.notes),
+            "matrices": [matrix.to_json() for matrix in self.matrices],
             "page": page,
         }
 

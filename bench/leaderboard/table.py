@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.leaderboard.matrix import words
 from bench.leaderboard.page import (
     BLIND,
     difference_text,
     duration,
     estimate_of,
-    metric_title,
     p_text,
     shown_metrics,
     write_whole,
 )
 from bench.leaderboard.rows import Board, Row
+from bench.leaderboard.titles import metric_title
 from bench.metrics import Estimate
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def print_tables(board: Board, console: Console) -> None:
             left = ", ".join(name for name in names if name in dropped)
             console.print(f"  not shown at this width: {left}; the page has them", markup=False)
         failed = [f"{row.label}: {row.status.replace('-', ' ')}: {row.reason}" for row in rows if row.status != "done"]
-        for line in [*failed, *_comparison_lines(board, rows), *_badge_lines(rows)]:
+        for line in [*failed, *_matrix_lines(board, rows), *_comparison_lines(board, rows), *_badge_lines(rows)]:
             console.print(f"  {line}", markup=False)
         console.print()
     for note in board.notes:
@@ -187,7 +188,8 @@ def to_markdown(board: Board) -> str:
         names = head(rows)
         lines = [f"### {board.heading(rows)}", "", pipe(names), pipe(["---"] * len(names))]
         lines += [pipe(cells(row, rows)) for row in rows]
-        lines += ["", *(f"- {line}" for line in [*_comparison_lines(board, rows), *_badge_lines(rows)])]
+        said = [*_matrix_lines(board, rows), *_comparison_lines(board, rows), *_badge_lines(rows)]
+        lines += ["", *(f"- {line}" for line in said)]
         parts.append("\n".join(lines).rstrip())
     parts += [f"Note: {note}" for note in board.notes]
     return "\n\n".join(parts) + "\n"
@@ -238,6 +240,11 @@ def _numbers(name: str, estimate: Estimate | None) -> dict[str, Any]:
         return {"metric": name}
     facts = estimate.to_json()
     return {"metric": name, "note": estimate.note, **{k: facts[k] for k in ("value", "low", "high", "n", "interval")}}
+
+
+def _matrix_lines(board: Board, rows: Sequence[Row]) -> list[str]:
+    tables = {row.table for row in rows}
+    return [line for matrix in board.matrices if matrix.table in tables for line in words(matrix)]
 
 
 def _comparison_lines(board: Board, rows: Sequence[Row]) -> list[str]:

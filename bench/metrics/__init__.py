@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from bench.metrics import agreement, auroc, cells, combine, counterfactual, explain, prototypes
+from bench.metrics import agreement, auroc, cells, combine, counterfactual, explain, froc, operating, prototypes
 from bench.metrics.agreement import confusion
 from bench.metrics.combine import holm
 from bench.metrics.estimate import Estimate
@@ -42,14 +42,15 @@ __all__ = [
     "quick_names",
     "smallest_difference",
     "unavailable",
+    "values",
 ]
-VERSION = 2  # bumped when a number changes; part of a run's identity
+VERSION = 3  # bumped when a number changes; part of a run's identity
 
 
 @dataclass(frozen=True)
 class Metric:
     """One metric. direction: "max", "min", or "none" where more is neither. needs: of maps, masks, fine, images, evidence,
-    pairs (films and their edited copies), cells (Lesion and Background).
+    pairs (films and their edited copies), cells (Lesion and Background), boxes (of lesions, on whole films).
 
     doc: its page in docs/metrics. tracks: those that have it.
     """
@@ -218,6 +219,16 @@ def _register_cells() -> None:
             _register(label, one, text + words, "lesion_background", direction=way, unit=unit, needs=["cells"])
 
 
+def _register_detection() -> None:
+    """Boxes against lesions on tracks of whole films; the threshold that validation chooses on those of two classes."""
+    whole = [track.name for track in TRACKS.values() if track.unit == "image"]
+    for name, make, direction, unit, text, needs in froc.FACTS:
+        _register(name, make, text, "froc", direction=direction, unit=unit, tracks=whole, needs=["boxes", *needs])
+    two = [track.name for track in TRACKS.values() if len(track.classes) == 2]
+    for name, make, text in operating.FACTS:
+        _register(name, make, text, "sensitivity", unit="share of rows", tracks=two)
+
+
 _register_classification()
 _register_explanation()
 _register_location()
@@ -225,9 +236,9 @@ _register_prototypes()
 _register_necessity()
 _register_counterfactual()
 _register_cells()
+_register_detection()
 COUNTERFACTUAL = tuple(name for name, metric in METRICS.items() if "pairs" in metric.needs)
 CELLS = tuple(name for name, metric in METRICS.items() if "cells" in metric.needs)
-_QUICK = ("auroc_mean", "auroc_", "accuracy")
 
 
 # ---- one frame ------------------------------------------------------------------------------------------------------
@@ -250,9 +261,20 @@ def unavailable(frame: Frame, names: Sequence[str] | None = None) -> dict[str, s
     return reasons
 
 
+def values(frame: Frame, names: Sequence[str]) -> dict[str, float]:
+    """The values of those that can be computed, without their intervals: to choose by, never to report."""
+    found: dict[str, float] = {}
+    for name in names:
+        try:
+            found[name] = _part(frame, name).value
+        except NotComputableError:
+            continue
+    return found
+
+
 def quick_names(track: str) -> tuple[str, ...]:
     """The metrics that `quick` gives on this track."""
-    return tuple(name for name in _names_of(track) if name.startswith(_QUICK))
+    return tuple(name for name in _names_of(track) if name == "accuracy" or name.startswith("auroc_"))
 
 
 def quick(frame: Frame) -> dict[str, Estimate]:

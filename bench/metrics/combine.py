@@ -161,10 +161,9 @@ def _bootstrapped(parts: Sequence[Part], value: float) -> Estimate:
     kind = f"patient bootstrap BCa ({RESAMPLES}; {_who(parts)})"
     if high - low < 1e-12:
         if totals.proportion:
-            low, high = wilson(value, len(parts[0].patients))
-            return Estimate(
-                value, low, high, n, "Wilson", f"no patient differs: Wilson on {len(parts[0].patients)} patients"
-            )
+            cases = totals.cases or len(parts[0].patients)
+            low, high = wilson(value, cases)
+            return Estimate(value, low, high, n, "Wilson", f"no patient differs: Wilson on {cases} patients")
         return Estimate(value, None, None, n, "none", "resamples do not vary")
     seeds = np.array([part.value for part in parts])
     return Estimate(value, *_widened(value, low, high, float(np.nanvar(drawn)), seeds, parts[0], totals), n, kind, note)

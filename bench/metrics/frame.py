@@ -29,6 +29,7 @@ CARRIED = (
     *("area_px", "margin", "malignant", "has_mass", "kind", "official_split", "image_hash", "counterfactual_of"),
     *("has_mask", "has_fine"),
 )
+PROPOSED = "proposed ROI"  # the variant whose regions a detector has proposed
 MASK_ARRAYS = ("lesion", "fine", "image")
 
 
@@ -37,7 +38,8 @@ class Frame:
     """predictions: one row per (record, finding, fold, seed, variant): COLUMNS, score_<class>, prob_<class>, CARRIED.
 
     meta: JSON values: method, dataset, track, classes, side, seed, fold, data_hash, split_hash, identity, versions,
-    input, supervision; `variant_maps` {variant: map name} says which map a variant reads. masks: see `pack_masks`.
+    input, supervision; `variant_maps` {variant: map name} says which map a variant reads, `variant_inputs` {variant: input} which one saw something
+    else of a case than `input` says. masks: see `pack_masks`.
     evidence: one row per (record, finding, source, class) with its contribution. counterfactual: one row per (record,
     finding, edit, network), where the data have edited copies of films (bench/metrics/counterfactual.py). cells: one row
     per (record, finding, mu, cell), of the lesions that were asked for them (bench/metrics/cells.py).
@@ -143,6 +145,9 @@ class Frame:
             raise DataError(f"no variant {variant!r}", "frame", f"choose from {', '.join(self.variants)}")
         part = self.rows(self.predictions["variant"] == variant)
         part.meta["variant"] = variant
+        if variant in part.meta.get("variant_inputs", {}):  # maps and masks are of the other input
+            part.meta["input"] = part.meta["variant_inputs"][variant]
+            part.maps = part.masks = part.evidence = part.counterfactual = part.cells = None
         return part
 
     def labelled(self) -> Frame:
@@ -156,6 +161,10 @@ class Frame:
         """The folds of one seed as one frame; metrics are averaged over folds. What one fold lacks is dropped."""
         rows = pd.concat([frame.predictions for frame in frames], ignore_index=True)
         meta = {**frames[0].meta, "fold": sorted(int(fold) for fold in rows["fold"].unique())}
+        points = [(frame.predictions["fold"], frame.meta.get("operating")) for frame in frames]
+        meta["operating_by_fold"] = {
+            str(int(fold)): found for folds, found in points for fold in folds.unique() if found
+        }
         tables = [frame.maps for frame in frames if frame.maps is not None]
         masks = [frame.masks for frame in frames if frame.masks is not None]
         maps = MapTable.joined(tables) if len(tables) == len(frames) else None

@@ -10,7 +10,7 @@ import pandas as pd
 from data.errors import DataError
 
 ENTRY_COLUMNS = ("record_id", "finding_id", "map", "class", "of", "source", "key", "position", "offset", "scale")
-OF = ("true", "predicted", "both")
+OF = ("true", "predicted", "both", "found")
 UNTRAINED = "untrained "  # before the name of a map: of the same network with random weights, on the same rows
 
 
@@ -25,7 +25,7 @@ class MapTable:
 
     A map is offset + scale * stacks[key][position]: each is stored min-max scaled, since float16 would lose a small
     gradient map or a small variation upon a large constant. `of`: the map's class is the row's true class, its
-    predicted class, or both. `source`: "" for the method's own map, else the prototype, crop or cell.
+    predicted class, or both; found: neither, and the class whose lesions are searched for. `source`: "" for the method's own map, else the prototype, crop or cell.
     """
 
     entries: pd.DataFrame

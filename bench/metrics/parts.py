@@ -20,8 +20,9 @@ class Totals:
     """A metric that is a function of sums over patients: `value` of the column sums of each run, mean over runs.
 
     stats: R arrays (G, D); D may differ between runs (one column a prototype). lowest, highest: the metric's range.
-    proportion: the value is column 0 / column 1, each row's part 0 or 1. biased: small samples shift the value (an
-    effective number), so that BCa fails: the jackknife gives its interval.
+    proportion: the value is a share of cases, mostly column 0 / column 1; where resamples do not vary its interval is Wilson's
+    on `cases` patients (0: all). biased: small samples shift the value (an effective number), so that BCa fails: the
+    jackknife gives its interval.
     """
 
     stats: Sequence[np.ndarray]
@@ -30,6 +31,7 @@ class Totals:
     highest: float = 1.0
     proportion: bool = False
     biased: bool = False
+    cases: int = 0
 
     def full(self) -> float:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -120,6 +122,7 @@ def part_of_totals(
     highest: float = 1.0,
     proportion: bool = False,
     biased: bool = False,
+    cases: int = 0,
 ) -> Part:
     """A Part from rows' statistics (N, D). psi is the jackknife's: (G-1)/G of what leaving the patient out changes."""
     names, position = by_patient(patients)
@@ -128,7 +131,7 @@ def part_of_totals(
     for r, fold in enumerate(runs):
         here = folds == fold
         np.add.at(stats[r], position[here], rows[here])
-    totals = Totals(tuple(stats), value, lowest, highest, proportion, biased)
+    totals = Totals(tuple(stats), value, lowest, highest, proportion, biased, cases)
     full, without = totals.full(), totals.jackknife()
     centred = np.nanmean(without) - without if np.isfinite(without).any() else np.zeros(len(names))
     psi = np.nan_to_num(centred * (len(names) - 1) / max(len(names), 1))

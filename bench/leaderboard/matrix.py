@@ -1,0 +1,371 @@
+"""Trainings x test-time variants of a table: every pairing's values, the one that validation would have chosen, and which are equal.
+
+A table has a matrix where two rows' names or more (arms, methods) were judged under the same two variants or more.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.config import digest
+from bench.explain.heatmap import Heat, save_heat
+from bench.explain.panels import whole
+from bench.leaderboard.badges import control_of
+from bench.leaderboard.measure import Measured
+from bench.leaderboard.rows import Board, Row, SeedRun
+from bench.leaderboard.titles import metric_title
+from bench.metrics import METRICS, Estimate
+from data.errors import DataError
+from data.tracks import TRACKS
+
+Pairing = tuple[str, str]  # a training's label, a test variant's name
+# Metrics of a matrix beside the track's primary one; shown where a cell has them.
+SHOWN = {
+    "margin": ("activation_precision_lesion",),
+    "malignancy": ("activation_precision_lesion",),
+    "detection": ("tpr_at_fppi_1", "tpr_max", "fppi_max"),
+}
+CHOSEN, BEST = "validation's choice", "best on test"
+SAME = 1e-12  # values nearer than this are one value: what is left is rounding
+COLUMNS = (
+    *("track", "dataset", "subset", "method", "training", "variant", "metric", "value", "low", "high", "n"),
+    *("interval", "note", "seeds", "patients", "validation", "validations_choice", "best_on_test"),
+    *("data_hash", "split_hash", "rows_hash", "config_hash", "run_ids"),
+)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """rows: pairing -> its row of the board. validation: pairing -> the primary metric on validation, mean over seeds; of none,
+    `unread` says why. absent: the table's rows of these methods that have no result, and why."""
+
+    table: tuple[str, ...]
+    heading: str
+    trainings: Sequence[str]
+    tests: Sequence[str]
+    rows: Mapping[Pairing, Row]
+    validation: Mapping[Pairing, float] = field(default_factory=dict)
+    unread: str = ""
+    absent: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """The start of its files' names."""
+        track, dataset, *_ = self.table
+        return f"matrix-{track}-{dataset}-{digest([*self.table, *sorted(self.tests)])[:8]}"
+
+    @property
+    def primary(self) -> str:
+        return TRACKS[self.table[0]].primary
+
+    @property
+    def metrics(self) -> list[str]:
+        """The primary one and those of SHOWN, of which some cell has a value."""
+        names = dict.fromkeys((self.primary, *SHOWN.get(self.table[0], ())))
+        return [name for name in names if any(self.value(cell, name) is not None for cell in self.rows)]
+
+    @property
+    def pairings(self) -> list[Pairing]:
+        """All of them, training by training."""
+        return [(training, test) for training in self.trainings for test in self.tests]
+
+    def value(self, cell: Pairing, metric: str) -> float | None:
+        estimate = self.rows[cell].metrics.get(metric)
+        return estimate.value if estimate is not None else None
+
+    def title(self, test: str) -> str:
+        """What the methods call the map of a variant, else the variant's name."""
+        return next((row.titles[test] for row in self.rows.values() if test in row.titles), test)
+
+    def called(self, cell: Pairing) -> str:
+        return f"{cell[0]} × {self.title(cell[1])}"
+
+    @property
+    def chosen(self) -> list[Pairing]:
+        """The pairing that is best on validation; several where validation does not tell them apart."""
+        return self._best(self.validation)
+
+    @property
+    def best(self) -> list[Pairing]:
+        """The same of the test side."""
+        found = {cell: self.value(cell, self.primary) for cell in self.pairings}
+        return self._best({cell: value for cell, value in found.items() if value is not None})
+
+    def _best(self, values: Mapping[Pairing, float]) -> list[Pairing]:
+        sign = -1 if METRICS[self.primary].direction == "min" else 1
+        top = max((sign * value for value in values.values()), default=0.0)
+        return [cell for cell in self.pairings if cell in values and sign * values[cell] >= top - SAME]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "table": dict(zip(("track", "dataset", "subset", "split", "rows"), self.table, strict=True)),
+            "metric": self.primary,
+            "trainings": list(self.trainings),
+            "variants": list(self.tests),
+            "validation": [[self.validation.get((one, test)) for test in self.tests] for one in self.trainings],
+            "chosen": [list(cell) for cell in self.chosen],
+            "best": [list(cell) for cell in self.best],
+            "notes": words(self),
+            "files": self.name,
+        }
+
+
+# ---- finding them ---------------------------------------------------------------------------------------------------
+def matrices_of(
+    board: Board, measured: Measured, validation: Callable[[], Iterable[SeedRun]] | None = None
+) -> list[Matrix]:
+    """The matrices of a board, table by table. validation: the board's runs with validation frames; asked only where there is a
+    matrix, and read once per set of runs."""
+    found = [
+        _matrix(board, table, rows, trainings)
+        for table, rows in board.tables()
+        for trainings in _groups([row for row in board.rows if row.table == table])
+    ]
+    if not found or validation is None:
+        return found
+    runs = {(run.run_id, run.track): run for run in validation() if run.load is not None}
+    return [_on_validation(matrix, runs, measured) for matrix in found]
+
+
+def _groups(rows: Sequence[Row]) -> list[dict[str, dict[str, Row]]]:
+    """training -> variant -> row, of each set of trainings that share their variants. Controls are no pairing to choose."""
+    trainings: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.kind == "method" and row.status == "done" and control_of(row) is None:
+            trainings.setdefault(row.training, {})[row.variant] = row
+    alike: dict[frozenset[str], dict[str, dict[str, Row]]] = {}
+    for name, variants in trainings.items():
+        alike.setdefault(frozenset(variants), {})[name] = variants
+    return [group for variants, group in alike.items() if len(variants) > 1 and len(group) > 1]
+
+
+def _matrix(
+    board: Board, table: tuple[str, ...], rows: Sequence[Row], trainings: Mapping[str, Mapping[str, Row]]
+) -> Matrix:
+    first = next(iter(trainings.values()))
+    titled = list(next(iter(first.values())).titles)
+    tests = sorted(first, key=lambda test: titled.index(test) if test in titled else len(titled))  # else as they came
+    methods = {row.method for variants in trainings.values() for row in variants.values()}
+    lacking = [row for row in rows if row.status != "done" and row.method in methods]
+    return Matrix(
+        table,
+        board.heading(rows),
+        _in_order({name: next(iter(variants.values())) for name, variants in trainings.items()}, tests),
+        tests,
+        {(name, test): variants[test] for name, variants in trainings.items() for test in tests},
+        absent=[f"{row.training}: {row.status.replace('-', ' ')}: {row.reason}" for row in lacking],
+    )
+
+
+def _in_order(trainings: Mapping[str, Row], tests: Sequence[str]) -> list[str]:
+    """By name; where a field of the settings is in every training another one of the variants, in the variants' order, so that
+    what is alike in training and test lies on the diagonal."""
+    configs = [row.config for row in trainings.values()]
+    shared = [name for name in configs[0] if all(config.get(name) in tests for config in configs)]
+    own = max(shared, key=lambda name: len({config[name] for config in configs}), default=None)
+    if own is None:
+        return sorted(trainings)
+    return sorted(trainings, key=lambda name: (tests.index(trainings[name].config[own]), name))
+
+
+def _on_validation(matrix: Matrix, runs: Mapping[tuple[str, str], SeedRun], measured: Measured) -> Matrix:
+    """The matrix with what the validation frames of its own runs say."""
+    found: dict[Pairing, float] = {}
+    for training in matrix.trainings:
+        row = matrix.rows[training, matrix.tests[0]]
+        mine = [runs.get((run_id, row.track)) for run_id in row.seeds]
+        loads = {run.frame_id: run.load for run in mine if run is not None and run.load is not None}
+        if len(loads) < len(row.seeds):
+            return replace(matrix, unread=f"{training} has validation frames of {len(loads)} of {len(row.seeds)} runs")
+        try:
+            values = measured.validation(loads, matrix.primary, row.subset, matrix.tests)
+        except DataError as error:
+            return replace(matrix, unread=f"{training}: {error}")
+        found |= {(training, test): value for test, value in values.items()}
+    if len(found) < len(matrix.rows):
+        lacking = next(cell for cell in matrix.pairings if cell not in found)
+        return replace(matrix, unread=f"{matrix.called(lacking)} has no {metric_title(matrix.primary)} there")
+    return replace(matrix, validation=found)
+
+
+# ---- in words -------------------------------------------------------------------------------------------------------
+def words(matrix: Matrix) -> list[str]:
+    """Sentences below the heat maps: what validation would have chosen, which cells are equal, what is not there."""
+    return [
+        *_choice(matrix),
+        *_declared(matrix),
+        *_found(matrix),
+        *(f"Without a result: {one}." for one in matrix.absent),
+    ]
+
+
+def _choice(matrix: Matrix) -> Iterator[str]:
+    if not matrix.best:
+        return
+    title, chosen, best = metric_title(matrix.primary), matrix.chosen, matrix.best
+    if chosen:
+        seen, seeds = matrix.validation[chosen[0]], matrix.rows[chosen[0]].seeds_asked
+        tests = "; ".join(f"{matrix.called(cell)} {_short(matrix, cell)}" for cell in chosen)
+        names = " or ".join(matrix.called(cell) for cell in chosen)
+        yield f"Validation would have chosen {names} ({title} {seen:.3f} there, mean over {seeds} seeds). Its test value: {tests}."
+    elif matrix.unread:
+        yield f"Which pairing validation would have chosen is not known: {matrix.unread}."
+    names = "; ".join(f"{matrix.called(cell)} {_short(matrix, cell)}" for cell in best)
+    same = " It is validation's choice, too." if set(best) & set(chosen) else ""
+    yield f"Best on the test side, and as the best of {len(matrix.rows)} there optimistic: {names}.{same}"
+
+
+def _short(matrix: Matrix, cell: Pairing) -> str:
+    estimate = matrix.rows[cell].metrics.get(matrix.primary)
+    return "–" if estimate is None or estimate.value is None else f"{estimate.value:.3f} ({_bounds(estimate)})"
+
+
+def _bounds(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "no interval"
+    return f"{estimate.low:.3f}–{estimate.high:.3f}".replace("-", "−")
+
+
+def _declared(matrix: Matrix) -> Iterator[str]:
+    """What the methods say is equal by algebra, and whether it came out so."""
+    said: dict[tuple[str, str, str], list[str]] = {}
+    for training in matrix.trainings:
+        for pair in matrix.rows[training, matrix.tests[0]].coincide:
+            if {pair[0], pair[1]} <= set(matrix.tests):
+                said.setdefault(pair, []).append(training)
+    for (one, other, why), trainings in said.items():
+        where = "" if len(trainings) == len(matrix.trainings) else f" (after {', '.join(trainings)})"
+        apart = max((_apart(matrix, (t, one), (t, other)) for t in trainings), default=(0.0, ""))
+        measured = f"apart by up to {apart[0]:.2g} ({apart[1]})" if apart[0] > SAME else "equal in every metric"
+        yield f"Equal by algebra{where}: {matrix.title(one)} = {matrix.title(other)}, {why}; measured: {measured}."
+
+
+def _apart(matrix: Matrix, one: Pairing, other: Pairing) -> tuple[float, str]:
+    """The largest difference of a metric between two cells, and which."""
+    a, b = _values(matrix.rows[one]), _values(matrix.rows[other])
+    lone = {name: float("inf") for name in a.keys() ^ b.keys()}
+    found = lone | {name: abs(a[name] - b[name]) for name in a.keys() & b.keys()}
+    return max(((gap, name) for name, gap in found.items()), default=(0.0, ""))
+
+
+def _values(row: Row) -> dict[str, float]:
+    return {name: estimate.value for name, estimate in row.metrics.items() if estimate.value is not None}
+
+
+def _found(matrix: Matrix) -> Iterator[str]:
+    """Cells that came out the same in every metric though no method said so."""
+    alike: dict[frozenset[tuple[str, float]], list[Pairing]] = {}
+    for cell in matrix.pairings:
+        if values := _values(matrix.rows[cell]):
+            alike.setdefault(frozenset(values.items()), []).append(cell)
+    for cells in alike.values():
+        if len({(training, _first_of(matrix, training, test)) for training, test in cells}) > 1:
+            names = ", ".join(matrix.called(cell) for cell in cells)
+            yield f"Equal in every metric, though nothing says that they must be: {names}."
+
+
+def _first_of(matrix: Matrix, training: str, test: str) -> str:
+    """The first of the variants that are declared equal to this one after that training, over any number of steps."""
+    same = {test}
+    pairs = matrix.rows[training, test].coincide
+    for _ in pairs:
+        same |= {name for one, other, _ in pairs if {one, other} & same for name in (one, other)}
+    return min(same)
+
+
+# ---- as pictures, tables, numbers -----------------------------------------------------------------------------------
+def heats(matrix: Matrix) -> list[Heat]:
+    """A heat map per metric."""
+    marks: dict[tuple[int, int], list[str]] = {}
+    for cells, mark in ((matrix.chosen, CHOSEN), (matrix.best, BEST)):
+        for training, test in cells:
+            marks.setdefault((matrix.trainings.index(training), matrix.tests.index(test)), []).append(mark)
+    return [_heat(matrix, name, marks) for name in matrix.metrics]
+
+
+def _heat(matrix: Matrix, name: str, marks: Mapping[tuple[int, int], Sequence[str]]) -> Heat:
+    estimates = [[matrix.rows[one, test].metrics.get(name) for test in matrix.tests] for one in matrix.trainings]
+    return Heat(
+        title=f"{_sentence(metric_title(name))}: {matrix.heading}",
+        rows=matrix.trainings,
+        columns=[matrix.title(test) for test in matrix.tests],
+        down="training",
+        across="test",
+        values_RC=np.array([[e.value if e and e.value is not None else np.nan for e in line] for line in estimates]),
+        intervals=[[_bounds(e) if e and e.value is not None else "" for e in line] for line in estimates],
+        better=METRICS[name].direction,
+        caption=_caption(matrix, name, [e for line in estimates for e in line if e and e.value is not None]),
+        marks=marks,
+    )
+
+
+def _caption(matrix: Matrix, name: str, estimates: Sequence[Estimate]) -> str:
+    rows = list(matrix.rows.values())
+    n = _span(estimate.n for estimate in estimates)
+    seeds = _span(row.seeds_asked for row in rows)
+    kinds = "; ".join(dict.fromkeys(estimate.interval for estimate in estimates))
+    patients = f"; {rows[0].patients} patients on the test side" if rows[0].patients else ""
+    return f"{_sentence(METRICS[name].summary)}. Mean over {seeds} seeds with its 95 % interval ({kinds}); n = {n}{patients}."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _span(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return " to ".join(str(one) for one in dict.fromkeys((found[0], found[-1])))
+
+
+def to_csv(matrix: Matrix) -> str:
+    """One line per pairing and shown metric; `validation` is of the primary metric alone."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for cell in matrix.pairings:
+        row = matrix.rows[cell]
+        facts = {
+            "track": row.track, "dataset": row.dataset, "subset": row.subset, "method": row.method,
+            "training": cell[0], "variant": cell[1], "seeds": row.seeds_asked, "patients": row.patients or "",
+            "validations_choice": cell in matrix.chosen, "best_on_test": cell in matrix.best,
+            **{f"{name}_hash": row.hashes.get(name, "") for name in ("data", "split", "rows", "config")},
+            "run_ids": " ".join(row.seeds),
+        }  # fmt: skip
+        for name in matrix.metrics:
+            estimate = row.metrics.get(name)
+            seen = {"validation": matrix.validation.get(cell, "")} if name == matrix.primary else {}
+            writer.writerow({**facts, "metric": name, **(estimate.to_json() if estimate else {}), **seen})
+    return stream.getvalue()
+
+
+def numbers(matrix: Matrix) -> dict[str, Estimate | float | None]:
+    """Each cell's metrics under names fit for the record of runs: metric/training/variant, and validation/ before them."""
+    found: dict[str, Estimate | float | None] = {}
+    for cell in matrix.pairings:
+        place = "/".join(cell)
+        found |= {f"{name}/{place}": matrix.rows[cell].metrics.get(name) for name in matrix.metrics}
+        if cell in matrix.validation:
+            found[f"validation/{matrix.primary}/{place}"] = matrix.validation[cell]
+    return found
+
+
+def files_of(matrix: Matrix, folder: Path) -> list[Path]:
+    """Where `write_matrix` writes."""
+    return [folder / f"{matrix.name}.csv", *(folder / f"{matrix.name}-{name}.svg" for name in matrix.metrics)]
+
+
+def write_matrix(matrix: Matrix, folder: Path) -> list[Path]:
+    """The numbers as CSV and a heat map per metric as SVG, each whole or not at all. MachineError where the disk refuses."""
+    table, *pictures = files_of(matrix, folder)
+    text = to_csv(matrix)
+    whole(table, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    for heat, path in zip(heats(matrix), pictures, strict=True):
+        save_heat(heat, path)
+    return [table, *pictures]

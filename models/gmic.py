@@ -1,0 +1,373 @@
+"""Shen et al. 2021, "An interpretable classifier for high-resolution breast cancer screening images utilizing weakly supervised
+localization", Medical Image Analysis 68 (GMIC), as paper 004 (2023) uses it: mass against normal from image labels alone, with five
+activation maps, one that picks the regions in training, one that detection reads. Written from the papers; the public code is AGPL
+and none of it is here.
+
+Shapes: B images, H W pixels, D features and h w cells of the global trunk, C outputs (1, or 2 as in the authors' code), K crops.
+Deviations: (1) one output, mass, in place of two of which one is used; (2) the epoch is chosen on validation, not on the test set;
+(3) batches of whole films by seed, no elastic deformation (`augment.recipe` paper004 is what paper 004 prints).
+"""
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.batch import Batch
+from data.errors import ConfigError
+from data.inputs import Augment, Inputs, Roi, Stream
+from models import _cams
+from models._cams import Cam, full
+from models._gmic_net import Fusion, GmicNet, released_bce, score_gradient, standardise, top_count, top_mean
+from models._gmic_panels import case_panels
+from models._regions import Size, ZeroRange, cells_of, crops, greedy_windows, to_pixels
+from models.method import Card, Field, Loss, Method, MethodConfig, Panel, Prediction, Stage, Task, Term, Variant, term
+
+CARD = Card(
+    name="gmic",
+    title="GMIC with five activation maps",
+    year=2021,
+    tracks={"detection": "detection"},
+    explains="a saliency map of the whole film, the regions that it picks, and their attention",
+    paper="Shen et al. 2021, Medical Image Analysis 68; five activation maps: paper 004 (2023)",
+    reference="nyukat/GMIC (AGPL-3.0): read, not copied",
+    needs=frozenset({"normal"}),
+    deviations=(
+        "one output, mass, in place of two of which the authors' code uses one",
+        "the epoch is chosen on validation; the authors' code chooses it on the test set",
+    ),
+    refuses={
+        "malignancy": "it reads whole films, and the label there is one lesion's",
+        "margin": "it reads whole films, and the label there is one lesion's",
+    },
+)
+PUBLISHED = 2944, 1920  # H, W in pixels
+CROP = 256  # pixels at that size
+MASS = 1  # position of the class in the track
+
+
+class Config(MethodConfig):
+    size: int = Field(PUBLISHED[0], kind="budget", ge=32, description="height of the film, pixels")
+    input_width: int | None = Field(
+        None, kind="budget", ge=32, description="width of the film, pixels; null: as 1920 is to 2944 of the height"
+    )
+    stages: Literal[5, 4, 3, 2] = Field(
+        5, kind="budget",
+        description="stages of the global trunk: 5 published (a cell of 64 pixels); fewer for small films (32, 16, 8)",
+    )  # fmt: skip
+    blocks: Literal[2, 1] = Field(
+        2, kind="budget",
+        description="blocks of a stage: 2 published; 1 for small films, of which a cell would else see nearly all",
+    )  # fmt: skip
+    batch_size: int = Field(6, kind="budget", ge=1, description="films per step; paper 004, III-D")
+    epochs: int = Field(50, kind="budget", ge=1, description="epochs; paper 004, III-D")
+    init_from: str | None = Field(
+        None, kind="budget",
+        description="file with a state of the released networks (tensors alone, no pickled object); null: random weights",
+    )  # fmt: skip
+    K: int = Field(
+        6, ge=1, le=32, description="crops of a film; GMIC (the authors of paper 004 have 3 in their scripts)"
+    )
+    percent_t: float = Field(
+        0.02, gt=0, le=1, description="share of cells of the top-t pooling (GMIC, model 1; paper 004's code)"
+    )
+    crop: float = Field(
+        CROP / PUBLISHED[0],
+        gt=0,
+        le=1,
+        description="side of a crop as a share of the film's height; 256 of 2944 pixels (GMIC)",
+    )
+    beta: float = Field(
+        3.259162430057801e-6, ge=0, description="weight of the saliency map's L1 (Eq. 2; paper 004 lost the exponent)"
+    )
+    l1: Literal["sum", "mean"] = Field("sum", description="L1 over cells: sum (Eq. 2); mean (paper 004's code)")
+    outputs: Literal["one_sigmoid", "two_author"] = Field(
+        "one_sigmoid",
+        description="one_sigmoid: mass; two_author: two, of which the second is trained, fused by a softmax",
+    )
+    train_cam: Cam = Field("cam", description="map that picks the crops in training (paper 004, Table II: rows)")
+    train_scope: Literal["rois", "rois_and_global"] = Field(
+        "rois",
+        description="what that map replaces: rois, the choice of crops; rois_and_global, as the authors' code, y_global "
+        "and the L1 too: the saliency layer then never trains",
+    )
+    test_cam: Cam = Field("cam", description="map that detection reads (Table II: columns); all five are judged")
+    test_crops: Literal["cam", "train_cam"] = Field(
+        "train_cam", description="map that picks the crops of a prediction; paper silent, its code: cam"
+    )
+    cam_score: Literal["y_global", "sum_logit", "fusion_logit"] = Field(
+        "y_global", description="score whose gradient the maps take; paper silent, its code: sum_logit"
+    )
+    cam_layers: Literal["final", "stage4_5"] = Field(
+        "final", description="layers of the gradient maps when they are shown: the last ReLU; stages before it, fused"
+    )
+    cam_impl: Literal["lib", "torchcam"] = Field(
+        "lib", description="rules of pytorch-grad-cam (the paper's text), or of torchcam's copy in its code"
+    )
+    gcpp_eps: float = Field(_cams.GRADCAMPP_EPS, ge=0, description="epsilon of GradCAM++; the library's")
+    zero_range: ZeroRange = Field(
+        "zero", description="a saliency map of one value: no region, or the released code's NaN"
+    )
+    lr: float = Field(4.134e-5, gt=0, description="Adam's rate per step; not printed, paper 004's code")
+    schedule: Literal["step", "cosine", "constant"] = Field(
+        "step", description="step: a tenth from the tenth epoch on (paper 004's code); cosine and constant: ours"
+    )
+    roi: Roi = Field(
+        Roi(strategy="whole", flip="right_breasts"), description="whole films, right breasts mirrored (GMIC)"
+    )
+    augment: Augment = Field(Augment(recipe="paper004"), description="random crop and left-right flip (paper 004)")
+
+    @property
+    def film(self) -> Size:
+        """H, W of the input."""
+        return self.size, self.input_width or round(self.size * PUBLISHED[1] / PUBLISHED[0])
+
+    def crop_size(self, film: Size) -> Size:
+        """Of a film of H, W pixels; 8 at least, since the local network halves it five times."""
+        side = max(8, round(self.crop * film[0]))
+        return min(side, film[0]), min(side, film[1])
+
+
+@dataclass
+class Looked:
+    """One pass over a batch. Crops are at `corners` (B, K, 2), upper left pixels."""
+
+    features: Tensor  # (B, D, h, w)
+    logits: Tensor  # (B, C, h, w)
+    chosen_by: Tensor  # (B, C, h, w): the map that picked the crops
+    corners: Tensor
+    fusion: Fusion
+
+
+class Gmic(Method):
+    """Global trunk, saliency head, crops, attention, fusion."""
+
+    Config = Config
+    map_titles: ClassVar[Mapping[str, str]] = _cams.TITLES
+
+    def __init__(self, config: MethodConfig, task: Task) -> None:
+        super().__init__(config, task)
+        c = self.config
+        self.net = GmicNet(1 if c.outputs == "one_sigmoid" else 2, c.width, c.stages, c.blocks)
+        if c.init_from and Path(c.init_from).is_file():
+            self._take_released(Path(c.init_from))
+
+    def _take_released(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.net.take_released(state)
+        except (ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"its tensors do not fit: {error}",
+                f"init_from: {path.name}",
+                "take another file, or width 1 and 5 stages",
+            ) from error
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+            raise ConfigError(
+                "it is no file of tensors alone", f"init_from: {path.name}", "save a state_dict"
+            ) from error
+
+    def untrained(self) -> Method:
+        return type(self)(self.config.model_copy(update={"init_from": None}), self.task)
+
+    # ---- what it is fed with ------------------------------------------------------------------------------------
+    def inputs(self) -> Inputs:
+        c = self.config
+        streams = (Stream("train", c.batch_size, samples_per_class=c.samples_per_class),)
+        return Inputs(c.film, self.task.track.name, streams, c.roi, c.augment)
+
+    # ---- training -----------------------------------------------------------------------------------------------
+    def stages(self) -> list[Stage]:
+        c = self.config
+        if c.init_from and not Path(c.init_from).is_file():
+            raise ConfigError("no such file", f"init_from: {c.init_from}", "give the path of a state, or null")
+        if c.train_scope == "rois_and_global":
+            warnings.warn(
+                "train_scope rois_and_global: y_global and the L1 carry no gradient, so the saliency layer never trains",
+                stacklevel=2,
+            )
+        rate = {"step": _step, "constant": None, "cosine": lambda e: 0.5 + 0.5 * _cosine(e / c.epochs)}[c.schedule]
+        return [Stage("train", [self.group("all", self.net, lr=c.lr)], epochs=c.epochs, schedule=rate)]
+
+    def forward(self, batch: Batch, stage: Stage) -> Loss:
+        """Eq. 2: the cross-entropies of the three heads, and beta times the L1 of the saliency map."""
+        c = self.config
+        seen = self.look(batch.image, c.train_cam)
+        saliency = full(seen.logits).sigmoid()
+        if c.train_scope == "rois_and_global":
+            saliency = _unit(seen.chosen_by)
+        y_global = top_mean(saliency, top_count(saliency.shape[2] * saliency.shape[3], c.percent_t))
+        target = (batch.label == MASS).to(y_global.dtype)[:, None]
+        l1 = saliency.sum(dim=(2, 3)) if c.l1 == "sum" else saliency.mean(dim=(2, 3))
+        return Loss(
+            global_bce=_mean(released_bce(y_global[:, -1:], target)),
+            local_bce=_mean(
+                F.binary_cross_entropy_with_logits(seen.fusion.local_logits[:, -1:], target, reduction="none")
+            ),
+            fusion_bce=_mean(released_bce(self._probability(seen.fusion)[:, None], target)),
+            saliency_l1=term(l1[:, -1].mean(), weight=c.beta),
+        )
+
+    def _probability(self, fusion: Fusion) -> Tensor:
+        """(B,) of a mass."""
+        logits = fusion.fusion_logits
+        return (logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1))[:, -1]
+
+    # ---- one pass -----------------------------------------------------------------------------------------------
+    def look(self, image_B1HW: Tensor, chooses: Cam) -> Looked:
+        """Whole film, the map that picks, the crops, and what both say together."""
+        c, x = self.config, standardise(image_B1HW)
+        film = (x.shape[2], x.shape[3])
+        features = self.net.trunk(x)
+        logits = self.net.saliency(features)
+        cells = (logits.shape[2], logits.shape[3])
+        with torch.no_grad():
+            chosen_by = self._choosing(full(features), full(logits), chooses)
+            crop = c.crop_size(film)
+            corners = to_pixels(greedy_windows(chosen_by, cells_of(crop, film, cells), c.K, c.zero_range), cells, film)
+            cut = crops(x, corners, crop)
+        return Looked(features, logits, chosen_by, corners, self.net.fuse(features, cut))
+
+    def _choosing(self, features: Tensor, logits: Tensor, cam: Cam) -> Tensor:
+        """(B, C, h, w) the map of every output that is trained."""
+        if cam == "cam":
+            return logits.sigmoid() if logits.shape[1] == 1 else logits.sigmoid()[:, 1:]
+        gradient = self._gradient(features, logits, 1.0)
+        return self._rule(cam, features, gradient).clamp_min(0)[:, None]
+
+    # ---- maps ---------------------------------------------------------------------------------------------------
+    def _rule(self, cam: Cam, a_BDhw: Tensor, g_BDhw: Tensor) -> Tensor:
+        if self.config.cam_impl == "torchcam":
+            return _cams.TORCHCAM_RULES[cam](a_BDhw, g_BDhw)
+        return (
+            _cams.gradcampp(a_BDhw, g_BDhw, self.config.gcpp_eps)
+            if cam == "gradcampp"
+            else _cams.RULES[cam](a_BDhw, g_BDhw)
+        )
+
+    def _gradient(self, features_BDhw: Tensor, logits_BChw: Tensor, sign: Tensor | float) -> Tensor:
+        """d score / d features of the mass score, times `sign`; no backward pass unless the score is the fusion's."""
+        c, z = self.config, logits_BChw[:, -1]
+        if c.cam_score == "fusion_logit":  # the crops' part does not depend on the features
+            weight = self.net.fusion_head.weight[-1:, : features_BDhw.shape[1]].detach().to(features_BDhw.dtype)
+            target = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+            gradient = _cams.class_gradient(features_BDhw, lambda a: F.linear(a.amax(dim=(2, 3)), weight), target)[1]
+        else:
+            score: Any = "topt" if c.cam_score == "y_global" else "sum_logit"
+            m = score_gradient(z, score, top_count(z.shape[1] * z.shape[2], c.percent_t))
+            weight = self.net.saliency.weight[-1, :, 0, 0].detach().to(m.dtype)
+            gradient = _cams.linear_gradient(weight.expand(len(z), -1), m)
+        return gradient * (sign if isinstance(sign, float) else sign.view(-1, 1, 1, 1))
+
+    @torch.no_grad()
+    def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
+        """All five from one pass of the trunk. Of class mass the map itself; of class normal that of the opposite score."""
+        with _cams.reading(self):
+            stages = self.net.trunk.stages(standardise(batch.image))
+            features = full(self.net.trunk.last(stages[-1]))
+            logits = full(self.net.saliency(features))
+        sign = torch.where(target == MASS, 1.0, -1.0).to(logits.dtype)
+        found = {"cam": (logits[:, -1] * sign.view(-1, 1, 1)).sigmoid()}
+        gradient = self._gradient(features, logits, sign)
+        for cam in _cams.RULES:
+            found[cam] = self._rule(cam, features, gradient).clamp_min(0)  # type: ignore[arg-type]
+        if self.config.cam_layers == "stage4_5":
+            size = (stages[-2].shape[2], stages[-2].shape[3])
+            wide = F.interpolate(found["cam"][:, None], size, mode="bilinear", align_corners=False)[:, 0]
+            return {"cam": wide} | self._fused(stages, sign)
+        return found
+
+    def _fused(self, stages: list[Tensor], sign: Tensor) -> dict[str, Tensor]:
+        """Maps of the last two stages before the last norm: tanh of twice each one's min-max map, the larger of both."""
+        c = self.config
+
+        def score(outputs: Tensor) -> Tensor:
+            z = self.net.saliency(self.net.trunk.last(outputs))[:, -1].flatten(1)
+            t = top_count(z.shape[1], c.percent_t)
+            pooled = z.sigmoid().topk(t, dim=1).values.mean(dim=1) if c.cam_score == "y_global" else z.sum(dim=1)
+            return pooled[:, None]
+
+        nothing = torch.zeros(len(sign), dtype=torch.int64, device=sign.device)
+        with _cams.reading(self):
+            ends = [
+                _cams.class_gradient(stages[-2], lambda a: score(self.net.trunk.layer_list[-1](a)), nothing),
+                _cams.class_gradient(stages[-1], score, nothing),
+            ]
+        size = (stages[-2].shape[2], stages[-2].shape[3])
+        found = {}
+        for cam in _cams.RULES:
+            raw = [self._rule(cam, a, g * sign.view(-1, 1, 1, 1)).clamp_min(0)[:, None] for a, g in ends]  # type: ignore[arg-type]
+            both = [F.interpolate((2 * _unit(one)).tanh(), size, mode="bilinear", align_corners=False) for one in raw]
+            found[cam] = torch.maximum(*both)[:, 0]
+        return found
+
+    def activations(self, image_B1HW: Tensor) -> dict[int, Tensor]:
+        return {self.config.stages: self.net.trunk(standardise(image_B1HW))}
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def predict(self, batch: Batch, track: str) -> Prediction:
+        seen = self.look(batch.image, self._chooses)
+        p = full(self._probability(seen.fusion))
+        logits = seen.fusion.fusion_logits
+        raw = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        regions = self._regions(seen, (batch.image.shape[2], batch.image.shape[3]))
+        return Prediction(torch.stack([-raw, raw], dim=1), torch.stack([1 - p, p], dim=1), regions=regions)
+
+    def _regions(self, seen: Looked, film: Size) -> list[Tensor]:
+        """Per film (K, 5): the crops within it, and their attention."""
+        height, width = self.config.crop_size(film)
+        top, left = seen.corners.unbind(dim=2)
+        sides = [left, top, (left + width).clamp(max=film[1]), (top + height).clamp(max=film[0])]
+        return list(
+            torch.stack([*(side.to(seen.fusion.attention.dtype) for side in sides), seen.fusion.attention], dim=2)
+        )
+
+    @property
+    def _chooses(self) -> Cam:
+        cam: Cam = self.config.train_cam if self.config.test_crops == "train_cam" else "cam"
+        return cam
+
+    def variants(self) -> list[Variant]:
+        """The five test maps, the config's own first: one training serves them all."""
+        names = sorted(_cams.TITLES, key=lambda name: name != self.config.test_cam)
+        return [Variant(name, name, {"test_cam": name}) for name in names]
+
+    def coincide(self) -> list[tuple[str, str, str]]:
+        c = self.config
+        if c.cam_score == "sum_logit" and c.cam_layers == "final":
+            return [("gradcam", "xgradcam", "the sum of the logits has the same gradient in every cell")]
+        return []
+
+    @torch.no_grad()
+    def explain(self, batch: Batch) -> list[list[Panel]]:
+        """The film with its regions, its saliency map, the crops with their attention (GMIC), and all five maps (paper 004, Fig. 4)."""
+        with _cams.reading(self):
+            seen = self.look(batch.image, self._chooses)
+        film = (batch.image.shape[2], batch.image.shape[3])
+        maps = self.maps(batch, torch.full_like(batch.label, MASS))
+        return case_panels(batch, seen.corners, self.config.crop_size(film), seen.fusion.attention, maps)
+
+
+def _mean(value_B1: Tensor) -> Term:
+    return term(value_B1.mean())
+
+
+def _step(epochs: float) -> float:
+    return 1.0 if epochs < 10 else 0.1
+
+
+def _cosine(share: float) -> float:
+    return float(torch.cos(torch.tensor(torch.pi * min(1.0, share))))
+
+
+def _unit(map_BChw: Tensor) -> Tensor:
+    """Min-max to [0, 1] of each; a constant map becomes 0."""
+    low, high = map_BChw.amin(dim=(2, 3), keepdim=True), map_BChw.amax(dim=(2, 3), keepdim=True)
+    return torch.where(high > low, (map_BChw - low) / (high - low).clamp_min(1e-30), torch.zeros_like(map_BChw))
