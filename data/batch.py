@@ -35,6 +35,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.label)
 
+    def every(self, step: int, start: int = 0) -> "Batch":
+        """Its samples start, start + step...: of several streams each in its share."""
+
+        def taken(value: object) -> object:
+            if isinstance(value, Mapping):
+                return {key: taken(item) for key, item in value.items()}
+            return value[start::step] if isinstance(value, (Tensor, list)) else value
+
+        return Batch(**{f.name: taken(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
 

@@ -173,6 +173,12 @@ class GmicNet(nn.Module):
         self.local_head = nn.Linear(features, outputs, bias=False)
         self.fusion_head = nn.Linear(d + features, outputs)
 
+    def logits(self, features_BDhw: Tensor) -> Tensor:
+        """z (B, C, h, w) of the saliency map, in float32 whatever the precision: 8 bits would make steps of it."""
+        with torch.autocast(features_BDhw.device.type, enabled=False):
+            z: Tensor = self.saliency(full(features_BDhw))
+        return z
+
     def fuse(self, features_BDhw: Tensor, crops_BKHW: Tensor) -> Fusion:
         """Gated attention over the crops (Ilse et al. 2018), then the maximum of each global feature beside them."""
         count, k = crops_BKHW.shape[:2]

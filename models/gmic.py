@@ -66,6 +66,10 @@ class Config(MethodConfig):
         description="blocks of a stage: 2 published; 1 for small films, of which a cell would else see nearly all",
     )  # fmt: skip
     batch_size: int = Field(6, kind="budget", ge=1, description="films per step; paper 004, III-D")
+    accumulate: int = Field(
+        1, kind="budget", ge=1,
+        description="parts of a step, one after the other, for less memory; batch norm then sees a part alone",
+    )  # fmt: skip
     epochs: int = Field(50, kind="budget", ge=1, description="epochs; paper 004, III-D")
     init_from: str | None = Field(
         None, kind="budget",
@@ -182,6 +186,10 @@ class Gmic(Method):
         streams = (Stream("train", c.batch_size, samples_per_class=c.samples_per_class),)
         return Inputs(c.film, self.task.track.name, streams, c.roi, c.augment)
 
+    @property
+    def accumulate(self) -> int:
+        return int(min(self.config.accumulate, self.config.batch_size))
+
     # ---- training -----------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         c = self.config
@@ -199,7 +207,7 @@ class Gmic(Method):
         """Eq. 2: the cross-entropies of the three heads, and beta times the L1 of the saliency map."""
         c = self.config
         seen = self.look(batch.image, c.train_cam)
-        saliency = full(seen.logits).sigmoid()
+        saliency = seen.logits.sigmoid()
         if c.train_scope == "rois_and_global":
             saliency = _unit(seen.chosen_by)
         y_global = top_mean(saliency, top_count(saliency.shape[2] * saliency.shape[3], c.percent_t))
@@ -225,10 +233,10 @@ class Gmic(Method):
         c, x = self.config, standardise(image_B1HW)
         film = (x.shape[2], x.shape[3])
         features = self.net.trunk(x)
-        logits = self.net.saliency(features)
+        logits = self.net.logits(features)
         cells = (logits.shape[2], logits.shape[3])
         with torch.no_grad():
-            chosen_by = self._choosing(full(features), full(logits), chooses)
+            chosen_by = self._choosing(full(features), logits, chooses)
             crop = c.crop_size(film)
             corners = to_pixels(greedy_windows(chosen_by, cells_of(crop, film, cells), c.K, c.zero_range), cells, film)
             cut = crops(x, corners, crop)
@@ -271,7 +279,7 @@ class Gmic(Method):
         with _cams.reading(self):
             stages = self.net.trunk.stages(standardise(batch.image))
             features = full(self.net.trunk.last(stages[-1]))
-            logits = full(self.net.saliency(features))
+            logits = self.net.logits(features)
         sign = torch.where(target == MASS, 1.0, -1.0).to(logits.dtype)
         found = {"cam": (logits[:, -1] * sign.view(-1, 1, 1)).sigmoid()}
         gradient = self._gradient(features, logits, sign)
@@ -288,7 +296,7 @@ class Gmic(Method):
         c = self.config
 
         def score(outputs: Tensor) -> Tensor:
-            z = self.net.saliency(self.net.trunk.last(outputs))[:, -1].flatten(1)
+            z = self.net.logits(self.net.trunk.last(outputs))[:, -1].flatten(1)
             t = top_count(z.shape[1], c.percent_t)
             pooled = z.sigmoid().topk(t, dim=1).values.mean(dim=1) if c.cam_score == "y_global" else z.sum(dim=1)
             return pooled[:, None]

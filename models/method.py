@@ -306,6 +306,12 @@ class Method(nn.Module):
         """What training saw under this config: label | + box | + mask | + fine mask; default: as the card says."""
         return self.card.supervision
 
+    @property
+    def accumulate(self) -> int:
+        """Parts of a step that run one after the other for less memory, their gradients added; batch norm then sees a part alone.
+        For methods whose terms are means over the samples of one stream."""
+        return 1
+
     # ---- training -----------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         raise NotImplementedError

@@ -254,3 +254,19 @@ def test_two_workers_train_as_one(tiny: Tiny, tmp_path: Path) -> None:
     assert torch.equal(first["prototypes"], second["prototypes"])
     assert first["diverged"] == second["diverged"]
     assert first["diverged"].startswith("stage warm, epoch 1, step 2: ") and "pull nan" in first["diverged"]
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("parts", [2, 5, 100])
+def test_a_step_in_parts_is_the_step_in_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+    """Means, sums and streams of a method without batch norm: the gradients of the parts are those of the whole."""
+    states, told = [], []
+    for count in (1, parts):
+        monkeypatch.setattr(Staged, "accumulate", count)
+        method = staged(noisy=False)
+        told.append([report.terms for report in fit(method, tiny.training(method.inputs()), SETTINGS)])
+        states.append(method.state_dict())
+    for name in states[0]:
+        if name != "ages":  # counts forward passes
+            torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-4, atol=1e-6)
+    assert all(a == pytest.approx(b, rel=1e-4) for a, b in zip(*told, strict=True))

@@ -143,21 +143,15 @@ class _Run:
         for batch in steps:
             batch = batch.to(device)
             self._set_rates(optimiser, stage, key, progress.epochs.get(key, 0) + count / expected)
-            with self._precision():
-                loss: Loss = model(batch, stage)
-            share = self._share(loss, len(batch), f"stage {stage.name}, epoch {epoch + 1}, step {count + 1}")
-            total = self._total(loss, share)
             optimiser.zero_grad(set_to_none=True)
-            total.backward()
+            where = f"stage {stage.name}, epoch {epoch + 1}, step {count + 1}"
+            for name, value, reduction in self._gradients(model, stage, batch, where):
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + value
+                summed |= {name} if reduction == "sum" else set()
             if stage.clip_norm > 0:
                 nn.utils.clip_grad_norm_([p for group in stage.groups for p in group.parameters], stage.clip_norm)
             optimiser.step()
             progress.steps[key] = progress.steps.get(key, 0) + 1
-            for name, one in loss.items():
-                sums[name] = sums.get(name, torch.zeros((), device=device)) + one.value.detach().float() * (
-                    1 if one.reduction == "sum" else share
-                )
-                summed |= {name} if one.reduction == "sum" else set()
             images += len(batch)
             count += 1
         means = self.worker.gather({name: (value / max(count, 1)).item() for name, value in sums.items()})
@@ -165,22 +159,43 @@ class _Run:
         terms = {name: sum(m[name] for m in means) / (1 if name in summed else world) for name in sums}
         return terms, float(sum(self.worker.gather(images)))
 
-    def _share(self, loss: Loss, samples: int, where: str) -> float:
-        """What this worker's mean over its samples counts in the mean over all workers' samples, times their number.
+    def _gradients(self, model: nn.Module, stage: Stage, batch: Batch, where: str) -> Iterator[tuple[str, Tensor, str]]:
+        """Adds the gradients of one step, of several parts of it one after the other where the method asks for that. Gives each
+        term's name, its value (a mean counts by its share of all workers' samples) and how it was reduced.
 
         Raises Diverged on every worker when a loss is not finite on one of them.
         """
+        world, everyone = self.worker.world_size, self._everyones(len(batch))
+        parts = max(1, min(self.method.accumulate, int(everyone // world)))  # as many on each worker
+        for number in range(parts):
+            part = batch.every(parts, number) if parts > 1 else batch
+            with self._precision():
+                loss: Loss = model(part, stage)
+            self._check(loss, where)
+            share = len(part) * world / everyone
+            self._total(loss, share).backward()
+            for name, one in loss.items():
+                yield name, one.value.detach().float() * (1 if one.reduction == "sum" else share), one.reduction
+
+    def _everyones(self, samples: int) -> float:
+        """All workers' samples of this step: a worker's mean counts by its share of them."""
+        if self.worker.world_size == 1:
+            return float(samples)
+        told = torch.tensor(float(samples), device=self.worker.torch_device)
+        dist.all_reduce(told)
+        return told.item()
+
+    def _check(self, loss: Loss, where: str) -> None:
         total = self._total(loss, 1.0).item()
         values = "" if math.isfinite(total) else ", ".join(f"{name} {t.value.item():.4g}" for name, t in loss.items())
         if self.worker.world_size == 1:
             if values:
                 raise Diverged(f"{where}: {values}")
-            return 1.0
-        told = torch.tensor([float(samples), float(bool(values))], device=self.worker.torch_device)
+            return
+        told = torch.tensor(float(bool(values)), device=self.worker.torch_device)
         dist.all_reduce(told)
-        if told[1].item():
+        if told.item():
             raise Diverged(f"{where}: {next(one for one in self.worker.gather(values) if one)}")
-        return samples * self.worker.world_size / told[0].item()
 
     def _total(self, loss: Loss, share: float) -> Tensor:
         """weight x value of all terms. Workers' gradients are averaged, so a term summed over samples counts N times."""
