@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from bench.board import read_board, record_matrices, write_board
 from bench.choose import chosen
 from bench.cluster.failures import Failure
-from bench.config import config_hash
+from bench.config import Job, config_hash
 from bench.console import Meter
 from bench.engine.run import lacks_cells
 from bench.final import (
@@ -21,7 +21,7 @@ from bench.final import (
 )
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
-from bench.plan import Ready, configured, make_ready, reason_against
+from bench.plan import TUNING_SEED, Ready, configured, make_ready, reason_against
 from bench.prepare import Roots
 from bench.suite import Cell, Suite, cells
 from bench.sweep import SweepPlan, run_sweep, study_name, unfinished
@@ -56,9 +56,7 @@ class Benchmark:
         self.talk.say(f"{len(runnable)} cells, {len(runnable) - len(going)} finished already")
         if open_cells:
             self.app.cluster()
-            seeds = range(1, self.suite.final.seeds + 1)
-            known = [(one, plan) for one, plan in open_cells if plan is not None]
-            before = unfinished(job for item in known for job in requirements_of(*item, seeds))
+            before = unfinished(job for item in open_cells for job in self._needed(*item))
             runs = len(open_cells) * (self.suite.search.trials + self.suite.final.seeds) + len(before)
             with self.talk.progress(f"suite {self.suite.name}") as update:
                 self._run([one for one, _ in open_cells], tracker, Meter(update, runs))
@@ -109,6 +107,15 @@ class Benchmark:
         )  # fmt: skip
         self.settings[ready.cell.key] = config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode="json"))
         return plan
+
+    def _needed(self, ready: Ready, plan: FinalPlan | None) -> list[Job]:
+        """The runs that a cell's trials and finals start from, by the settings that are known before its sweep."""
+        known = plan or FinalPlan(ready.base, share_requirements=self.suite.final.share_requirements)
+        try:
+            trials = ready.all_requirements(ready.base, TUNING_SEED) if self.suite.search.trials else []
+            return trials + requirements_of(ready, known, range(1, self.suite.final.seeds + 1))
+        except ConfigError:  # `_run` meets it again, and tells it as this cell's failure
+            return []
 
     def _finished(self, item: tuple[Ready, FinalPlan | None], tracker: Tracker) -> bool:
         ready, plan = item
