@@ -38,7 +38,7 @@ def read_board(home: Home, tracker: Tracker, cells: Sequence[Mapping[str, Any]] 
 
 def disagreements(runs: Sequence[SeedRun], ledger: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the ledger and the record of runs do not both know: a look that was not counted, or a result that is lost."""
-    opened = {str(entry["id"]) for entry in ledger if entry["kind"] == "final"}
+    opened = {str(entry["id"]) for entry in ledger if entry["kind"] == "final" and not entry.get("proposals")}
     used = {str(run.facts["ledger_entry"]) for run in runs if run.facts.get("ledger_entry")}
     said = []
     if strange := used - opened:

@@ -15,6 +15,7 @@ from data.errors import ConfigError
 from data.protocols import FOLDS
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+RELEASED, KNOWN = "released:", "run:"  # `weights` of a planned run, before the file's SHA-256 (bench/starts.py)
 ALIASES = {"batch": "batch_size", "samples": "samples_per_class"}  # the short names of a suite's budget
 
 
@@ -74,7 +75,7 @@ class Job(Strict):
     folder: str  # checkpoints, frames and the finished state of this run
     prepared: str  # folder of the prepared data
     data_root: str | None = None  # where the data set lies, should other regions have to be cut from it
-    requirements: dict[str, str] = Field(default_factory=dict)  # name -> folder of the finished run
+    requirements: dict[str, str] = Field(default_factory=dict)  # name -> folder of the finished run or kept file
     select: str = "validation/auroc_mean"
     workers: int = 1
     cpus_per_worker: int = 1

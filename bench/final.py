@@ -136,6 +136,8 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
             for seed, job in final_jobs(ready, plan).items():
                 if (run_id := by_folder.get(job.folder)) is not None:
                     found[(position, seed)] = run_id
+    for ready, plan in finals:
+        _count_proposals(ready, plan, tracker)
     for (position, seed), run_id in found.items():
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
@@ -212,6 +214,27 @@ def _ask_cells(tracker: Tracker, run_id: str, folder: Path, count: int) -> None:
         [report] = train_run(job)  # trains nothing: adds to the frames
         tracker.artifact(run_id, folder / "frames", "frames")
         tracker.log(run_id, _test_metrics(job), step=report.number)
+
+
+def _count_proposals(ready: Ready, plan: FinalPlan, tracker: Tracker) -> None:
+    """A look at the test side through a detector's regions is one more, and is counted. ConfigError for a second detector
+    without a reason."""
+    if not plan.proposals:
+        return
+    ledger, detector = ready.home.ledger, tracker.resolve(plan.proposals).run_id
+    settings = config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode="json"))
+    told = json.loads(tracker.download(detector, "config.json").read_text(encoding="utf-8"))
+    looks, mine = _looks(ledger, ready.split.hash), config_hash(told)
+    asked = [entry for entry in looks if entry["settings"] == settings]
+    before = [entry["proposals"] for entry in asked if entry.get("proposals")]
+    if not asked or mine in before:
+        return
+    if before and not plan.reopen:
+        what = "these settings were shown the regions of another detector before"
+        raise ConfigError(what, f"--proposals {plan.proposals}", 'give the reason for a second look: --reopen "why"')
+    why = plan.reopen or f"the regions that {told['method']} proposes"
+    entry = {"id": digest([settings, mine, len(looks), time.time_ns()]), "reopen": why, "proposals": mine}
+    ledger.append({**asked[-1], **entry, "date": _now(), "opened_before": len(looks)})
 
 
 def _ask_proposed(tracker: Tracker, run_id: str, folder: Path, proposals: str) -> None:

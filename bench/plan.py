@@ -9,8 +9,9 @@ import pandas as pd
 
 import data
 import models
-from bench import engine, metrics
+from bench import engine, metrics, starts
 from bench.config import ALIASES, Job, RunSpec, canonical, digest, merge, method_overrides, resolve, unflatten
+from bench.engine.run import ancestors
 from bench.home import Home
 from bench.prepare import Progress, Roots, prepare_data
 from bench.suite import Cell
@@ -71,6 +72,7 @@ def inputs_of(cell: Cell) -> Inputs:
     method = kind(configured(cell), Task.of(kind.card.tracks[cell.track], card.name, card.provides))
     for source in method.config.sources:
         _check_source(source, method, cell)
+    starts.check(method)
     return method.inputs()
 
 
@@ -108,7 +110,8 @@ class Place:
 class Ready:
     """A cell whose data lie prepared: makes specs and jobs for any config and seed of its method.
 
-    sources: where the runs lie that its own start from, of those that are trained on other data.
+    sources: where the runs lie that its own start from, of those that are trained on other data. kept: file that `weights`
+    names -> the name of its content, read once.
     """
 
     home: Home
@@ -121,6 +124,7 @@ class Ready:
     kind: type[Method] = field(init=False)
     task: Task = field(init=False)
     base: MethodConfig = field(init=False)
+    kept: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.kind = models.load(self.cell.method)
@@ -130,6 +134,7 @@ class Ready:
         self.base = self.config({})
         for place in self.sources.values():
             _refuse_shared(place, self.prepared, self.split)
+        ancestors(starts.folder_of(self.home, self.base), self.split)
 
     @property
     def place(self) -> Place:
@@ -145,7 +150,12 @@ class Ready:
         laid = method_overrides(
             self.kind.Config.model_fields, budget=self.cell.budget, settings=self.cell.settings, roi=self.cell.roi
         )
-        return resolve(self.kind.Config, merge(laid, _nested(overrides)), f"config of {self.cell.name}")
+        config = resolve(self.kind.Config, merge(laid, _nested(overrides)), f"config of {self.cell.name}")
+        if (start := config.start_file) is None:
+            return config
+        if start not in self.kept:
+            self.kept[start] = starts.keep(self.home, start)
+        return config.model_copy(update={starts.WEIGHTS: self.kept[start]})
 
     def fixed_fields(self) -> set[str]:
         """Dotted names of the fields that the suite has set: these are not searched."""
@@ -182,7 +192,7 @@ class Ready:
     ) -> Job:
         config = resolve(self.kind.Config, spec.config, f"config of {self.cell.name}")
         needed = self.requirement_jobs(config, spec.seed if requirement_seed is None else requirement_seed)
-        needs = {key: job.folder for key, job in needed.items()}
+        needs = {key: job.folder for key, job in needed.items()} | starts.folder_of(self.home, config)
         return self._job(spec, folder, needs, name or str(self.cell), self.place).model_copy(
             update={"tracks": self.tracks(), "ledger": str(self.home.ledger.path), "ledger_entry": ledger_entry}
         )
@@ -266,7 +276,11 @@ class Ready:
     def identity(self) -> str:
         """What two cells must share for their sweeps to be one: everything but trial count and machine."""
         spec = self._spec(self.kind, self.base, self.task.track.name, TUNING_SEED, {}, self.place)
-        return digest({"cell": self.cell.model_dump(), "spec": spec.model_dump()})
+        cell = self.cell.model_dump()
+        if self.base.start_file is not None:  # a path on this machine: what it holds is in the spec
+            cell["settings"] = {key: value for key, value in cell["settings"].items() if key != starts.WEIGHTS}
+            cell["budget"] = {key: value for key, value in cell["budget"].items() if key != starts.WEIGHTS}
+        return digest({"cell": cell, "spec": spec.model_dump()})
 
 
 def make_ready(

@@ -114,8 +114,9 @@ def _differences(
         return
     few = min(row.seeds_asked for row in [*rows, base]) < RANKED_SEEDS
     yield (
-        f"Differences to {base.label} (95 % interval): same patients, seeds independent; p of each alone, not corrected "
-        f"for their number{f'. With fewer than {RANKED_SEEDS} seeds the spread between them is hardly known' if few else ''}."
+        f"Differences to {base.label} (95 % interval): same patients; seeds independent, but paired where both are variants of "
+        "one training; p of each alone, not corrected for their number"
+        f"{f'. With fewer than {RANKED_SEEDS} seeds the spread between them is hardly known' if few else ''}."
     )
     lines = [pipe([f"- {base.label}", *metrics]), pipe(["---"] * (1 + len(metrics)))]
     for row in rows:

@@ -53,7 +53,8 @@ class Pointwise(nn.Conv2d):
         self.every = every
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[..., :: self.every, :: self.every])
+        taken = x[..., :: self.every, :: self.every] if self.every > 1 else x
+        return super().forward(taken.contiguous(memory_format=torch.channels_last))
 
 
 class PreActivation(nn.Module):
@@ -234,8 +235,7 @@ def score_gradient(logit_Bhw: Tensor, score: Score, count: int) -> Tensor:
     chosen = logit_Bhw.flatten(1).topk(count, dim=1).indices
     m = torch.zeros_like(logit_Bhw.flatten(1)).scatter_(1, chosen, 1 / count).view_as(logit_Bhw)
     if score == "topt":
-        p = logit_Bhw.sigmoid()
-        m = m * p * (1 - p)
+        m = m * logit_Bhw.sigmoid() * (-logit_Bhw).sigmoid()  # of a sure film 1 - p would be 0
     return m
 
 

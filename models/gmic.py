@@ -5,15 +5,14 @@ and none of it is here.
 
 Shapes: B images, H W pixels, D features and h w cells of the global trunk, C outputs (1, or 2 as in the authors' code), K crops.
 Deviations: (1) one output, mass, in place of two of which one is used; (2) the epoch is chosen on validation, not on the test set;
-(3) batches of whole films by seed, no elastic deformation (`augment.recipe` paper004 is what paper 004 prints).
+(3) batches of whole films by seed, no elastic deformation (`augment.recipe` paper004 is what paper 004 prints); (4) random weights to
+begin with, unless `weights` names a file: paper 004 begins with GMIC's.
 """
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from data.errors import ConfigError
 from data.inputs import Augment, Inputs, Roi, Stream
 from models import _cams
 from models._cams import Cam, full
-from models._gmic_net import Fusion, GmicNet, released_bce, score_gradient, standardise, top_count, top_mean
+from models._gmic_net import Fusion, GmicNet, Score, released_bce, score_gradient, standardise, top_count, top_mean
 from models._gmic_panels import case_panels
 from models._regions import Size, ZeroRange, cells_of, crops, greedy_windows, to_pixels
 from models.method import Card, Field, Loss, Method, MethodConfig, Panel, Prediction, Stage, Task, Term, Variant, term
@@ -41,6 +40,7 @@ CARD = Card(
     deviations=(
         "one output, mass, in place of two of which the authors' code uses one",
         "the epoch is chosen on validation; the authors' code chooses it on the test set",
+        "it starts from random weights unless `weights` names a file; paper 004 starts from GMIC's released ones",
     ),
     refuses={
         "malignancy": "it reads whole films, and the label there is one lesion's",
@@ -71,9 +71,10 @@ class Config(MethodConfig):
         description="parts of a step, one after the other, for less memory; batch norm then sees a part alone",
     )  # fmt: skip
     epochs: int = Field(50, kind="budget", ge=1, description="epochs; paper 004, III-D")
-    init_from: str | None = Field(
-        None, kind="budget",
-        description="file with a state of the released networks (tensors alone, no pickled object); null: random weights",
+    weights: str = Field(
+        "none", kind="budget", min_length=1,
+        description="where it starts: none, random; or a file with a state, the released networks' (published) or a run's final.pt "
+        "(tensors alone, no pickled object); a run names it by its content",
     )  # fmt: skip
     K: int = Field(
         6, ge=1, le=32, description="crops of a film; GMIC (the authors of paper 004 have 3 in their scripts)"
@@ -114,6 +115,10 @@ class Config(MethodConfig):
     cam_impl: Literal["lib", "torchcam"] = Field(
         "lib", description="rules of pytorch-grad-cam (the paper's text), or of torchcam's copy in its code"
     )
+    cam_unit: Literal["logit", "raw"] = Field(
+        "logit", description="of gradient maps: logit, divided by the score's mean gradient over the cells, one number a film, "
+        "so that films compare (no region changes); raw: as the rules give them, smallest where the network is surest",
+    )  # fmt: skip
     gcpp_eps: float = Field(_cams.GRADCAMPP_EPS, ge=0, description="epsilon of GradCAM++; the library's")
     zero_range: ZeroRange = Field(
         "zero", description="a saliency map of one value: no region, or the released code's NaN"
@@ -126,6 +131,10 @@ class Config(MethodConfig):
         Roi(strategy="whole", flip="right_breasts"), description="whole films, right breasts mirrored (GMIC)"
     )
     augment: Augment = Field(Augment(recipe="paper004"), description="random crop and left-right flip (paper 004)")
+
+    @property
+    def start_file(self) -> str | None:
+        return None if self.weights == "none" else self.weights
 
     @property
     def film(self) -> Size:
@@ -158,27 +167,19 @@ class Gmic(Method):
     def __init__(self, config: MethodConfig, task: Task) -> None:
         super().__init__(config, task)
         c = self.config
+        if c.cam_layers == "stage4_5" and c.cam_score == "fusion_logit":
+            what = "the fusion's logit has no gradient in the stages before the last"
+            raise ConfigError(what, "cam_layers: stage4_5", "set cam_score to y_global or sum_logit")
         self.net = GmicNet(1 if c.outputs == "one_sigmoid" else 2, c.width, c.stages, c.blocks)
-        if c.init_from and Path(c.init_from).is_file():
-            self._take_released(Path(c.init_from))
 
-    def _take_released(self, path: Path) -> None:
+    def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """The file that `weights` names: a checkpoint with the released names, or a state of this method."""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.net.take_released(state)
+            self.net.take_released({key.removeprefix("net."): value for key, value in state.items()})
         except (ValueError, AttributeError) as error:
             raise ConfigError(
-                f"its tensors do not fit: {error}",
-                f"init_from: {path.name}",
-                "take another file, or width 1 and 5 stages",
+                f"its tensors do not fit: {error}", f"gmic, {name}", "take another file, or width 1 and 5 stages"
             ) from error
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-            raise ConfigError(
-                "it is no file of tensors alone", f"init_from: {path.name}", "save a state_dict"
-            ) from error
-
-    def untrained(self) -> Method:
-        return type(self)(self.config.model_copy(update={"init_from": None}), self.task)
 
     # ---- what it is fed with ------------------------------------------------------------------------------------
     def inputs(self) -> Inputs:
@@ -193,22 +194,30 @@ class Gmic(Method):
     # ---- training -----------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         c = self.config
-        if c.init_from and not Path(c.init_from).is_file():
-            raise ConfigError("no such file", f"init_from: {c.init_from}", "give the path of a state, or null")
-        if c.train_scope == "rois_and_global":
+        if self._replaces_all:
             warnings.warn(
                 "train_scope rois_and_global: y_global and the L1 carry no gradient, so the saliency layer never trains",
                 stacklevel=2,
             )
+        cells = self.net.trunk.map_size(c.film)
+        if not round(cells[0] * cells[1] * c.percent_t):
+            warnings.warn(
+                f"percent_t {c.percent_t:g} is no cell of {cells[0]} x {cells[1]}: one is taken", stacklevel=2
+            )
         rate = {"step": _step, "constant": None, "cosine": lambda e: 0.5 + 0.5 * _cosine(e / c.epochs)}[c.schedule]
         return [Stage("train", [self.group("all", self.net, lr=c.lr)], epochs=c.epochs, schedule=rate)]
+
+    @property
+    def _replaces_all(self) -> bool:
+        """Whether the training map stands for the saliency everywhere; CAM is the saliency, so with it nothing is replaced."""
+        return self.config.train_scope == "rois_and_global" and self.config.train_cam != "cam"
 
     def forward(self, batch: Batch, stage: Stage) -> Loss:
         """Eq. 2: the cross-entropies of the three heads, and beta times the L1 of the saliency map."""
         c = self.config
         seen = self.look(batch.image, c.train_cam)
         saliency = seen.logits.sigmoid()
-        if c.train_scope == "rois_and_global":
+        if self._replaces_all:
             saliency = _unit(seen.chosen_by)
         y_global = top_mean(saliency, top_count(saliency.shape[2] * saliency.shape[3], c.percent_t))
         target = (batch.label == MASS).to(y_global.dtype)[:, None]
@@ -246,7 +255,7 @@ class Gmic(Method):
         """(B, C, h, w) the map of every output that is trained."""
         if cam == "cam":
             return logits.sigmoid() if logits.shape[1] == 1 else logits.sigmoid()[:, 1:]
-        gradient = self._gradient(features, logits, 1.0)
+        gradient = self._gradient(features, self._pooled(logits))
         return self._rule(cam, features, gradient).clamp_min(0)[:, None]
 
     # ---- maps ---------------------------------------------------------------------------------------------------
@@ -259,19 +268,22 @@ class Gmic(Method):
             else _cams.RULES[cam](a_BDhw, g_BDhw)
         )
 
-    def _gradient(self, features_BDhw: Tensor, logits_BChw: Tensor, sign: Tensor | float) -> Tensor:
-        """d score / d features of the mass score, times `sign`; no backward pass unless the score is the fusion's."""
+    def _pooled(self, logits_BChw: Tensor) -> Tensor | None:
+        """(B, h, w) m: the mass score's gradient by each cell's logit; None where the score is no pooling of them."""
         c, z = self.config, logits_BChw[:, -1]
-        if c.cam_score == "fusion_logit":  # the crops' part does not depend on the features
+        if c.cam_score == "fusion_logit":
+            return None
+        score: Score = "topt" if c.cam_score == "y_global" else "sum_logit"
+        return score_gradient(z, score, top_count(z.shape[1] * z.shape[2], c.percent_t))
+
+    def _gradient(self, features_BDhw: Tensor, m_Bhw: Tensor | None) -> Tensor:
+        """d score / d features of the mass score; no backward pass unless the score is the fusion's."""
+        if m_Bhw is None:  # the crops' part does not depend on the features
             weight = self.net.fusion_head.weight[-1:, : features_BDhw.shape[1]].detach().to(features_BDhw.dtype)
-            target = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-            gradient = _cams.class_gradient(features_BDhw, lambda a: F.linear(a.amax(dim=(2, 3)), weight), target)[1]
-        else:
-            score: Any = "topt" if c.cam_score == "y_global" else "sum_logit"
-            m = score_gradient(z, score, top_count(z.shape[1] * z.shape[2], c.percent_t))
-            weight = self.net.saliency.weight[-1, :, 0, 0].detach().to(m.dtype)
-            gradient = _cams.linear_gradient(weight.expand(len(z), -1), m)
-        return gradient * (sign if isinstance(sign, float) else sign.view(-1, 1, 1, 1))
+            nothing = torch.zeros(len(features_BDhw), dtype=torch.int64, device=features_BDhw.device)
+            return _cams.class_gradient(features_BDhw, lambda a: F.linear(a.amax(dim=(2, 3)), weight), nothing)[1]
+        weight = self.net.saliency.weight[-1, :, 0, 0].detach().to(m_Bhw.dtype)
+        return _cams.linear_gradient(weight.expand(len(m_Bhw), -1), m_Bhw)
 
     @torch.no_grad()
     def maps(self, batch: Batch, target: Tensor) -> dict[str, Tensor]:
@@ -280,18 +292,22 @@ class Gmic(Method):
             stages = self.net.trunk.stages(standardise(batch.image))
             features = full(self.net.trunk.last(stages[-1]))
             logits = self.net.logits(features)
-        sign = torch.where(target == MASS, 1.0, -1.0).to(logits.dtype)
-        found = {"cam": (logits[:, -1] * sign.view(-1, 1, 1)).sigmoid()}
-        gradient = self._gradient(features, logits, sign)
+        sign = torch.where(target == MASS, 1.0, -1.0).to(logits.dtype).view(-1, 1, 1)
+        found = {"cam": (logits[:, -1] * sign).sigmoid()}
+        m = self._pooled(
+            logits.double()
+        )  # in double: squares of a sure film's gradients are nothing in single precision
+        gradient = self._gradient(features.double(), m) * sign[..., None]
+        unit = m.mean(dim=(1, 2), keepdim=True) if m is not None and self.config.cam_unit == "logit" else 1.0
         for cam in _cams.RULES:
-            found[cam] = self._rule(cam, features, gradient).clamp_min(0)  # type: ignore[arg-type]
+            found[cam] = (self._rule(cam, features.double(), gradient).clamp_min(0) / unit).to(logits.dtype)  # type: ignore[arg-type]
         if self.config.cam_layers == "stage4_5":
             size = (stages[-2].shape[2], stages[-2].shape[3])
             wide = F.interpolate(found["cam"][:, None], size, mode="bilinear", align_corners=False)[:, 0]
             return {"cam": wide} | self._fused(stages, sign)
         return found
 
-    def _fused(self, stages: list[Tensor], sign: Tensor) -> dict[str, Tensor]:
+    def _fused(self, stages: list[Tensor], sign_B11: Tensor) -> dict[str, Tensor]:
         """Maps of the last two stages before the last norm: tanh of twice each one's min-max map, the larger of both."""
         c = self.config
 
@@ -301,7 +317,7 @@ class Gmic(Method):
             pooled = z.sigmoid().topk(t, dim=1).values.mean(dim=1) if c.cam_score == "y_global" else z.sum(dim=1)
             return pooled[:, None]
 
-        nothing = torch.zeros(len(sign), dtype=torch.int64, device=sign.device)
+        nothing = torch.zeros(len(sign_B11), dtype=torch.int64, device=sign_B11.device)
         with _cams.reading(self):
             ends = [
                 _cams.class_gradient(stages[-2], lambda a: score(self.net.trunk.layer_list[-1](a)), nothing),
@@ -310,7 +326,7 @@ class Gmic(Method):
         size = (stages[-2].shape[2], stages[-2].shape[3])
         found = {}
         for cam in _cams.RULES:
-            raw = [self._rule(cam, a, g * sign.view(-1, 1, 1, 1)).clamp_min(0)[:, None] for a, g in ends]  # type: ignore[arg-type]
+            raw = [self._rule(cam, a, g * sign_B11[..., None]).clamp_min(0)[:, None] for a, g in ends]  # type: ignore[arg-type]
             both = [F.interpolate((2 * _unit(one)).tanh(), size, mode="bilinear", align_corners=False) for one in raw]
             found[cam] = torch.maximum(*both)[:, 0]
         return found

@@ -69,6 +69,12 @@ class MethodConfig(BaseModel):
         """Other data that a run below is trained on, through the same regions and size."""
         return ()
 
+    @property
+    def start_file(self) -> str | None:
+        """What `weights` says where that is a file: its path or, of a planned run, the name of its content (bench/starts.py).
+        The engine hands its tensors to `start_from("weights", state)`. None: it is no file."""
+        return None
+
 
 @dataclass(frozen=True)
 class Card:
@@ -298,7 +304,8 @@ class Method(nn.Module):
         return {}
 
     def start_from(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Take over the final state of the requirement `name`. Called once, before the first stage."""
+        """Take over the final state of the requirement `name`, or of the file that `weights` names. Called once, before the first
+        stage."""
         raise ValueError(f"{self.card.name} has no requirement {name!r}")
 
     @property

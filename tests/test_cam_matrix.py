@@ -65,7 +65,7 @@ def test_five_trainings_fill_25_cells(done: Path) -> None:
 def test_the_heat_maps_lie_on_the_page_beside_it_and_in_mlflow(done: Path) -> None:
     [table] = (done / "leaderboard").glob("matrix-detection-vindr_mammo-*.csv")
     cells = list(csv.DictReader(table.open()))
-    assert len({tuple(cell[name] for name in ("training", "test")) for cell in cells}) == 25, cells[0]
+    assert len({tuple(cell[name] for name in ("training", "variant")) for cell in cells}) == 25, cells[0]
     assert len(list((done / "leaderboard").glob("matrix-*.svg"))) >= 3
     page = (done / "leaderboard" / "index.html").read_text()
     assert "GradCAM++" in page and "alidation would have chosen" in page

@@ -126,11 +126,39 @@ class Two:
         return combine.difference(self.a.draw(rng, shared), self.b.draw(rng, shared))
 
 
+@dataclass(frozen=True)
+class Readings:
+    """Two readings of the same networks on the same cases: what each of them does to a case, and to a case of a seed."""
+
+    world: World
+    case: float = 0.3
+    case_seed: float = 0.0
+
+    def draw(self, rng: np.random.Generator) -> tuple[tuple[Estimate, float], ...]:
+        """Their difference with seeds paired, and as if they were independent."""
+        world, labels = self.world, np.repeat(np.arange(len(self.world.counts)), self.world.counts)
+        own, noise = world.cases(rng), [self.case * rng.normal(size=(len(labels), len(world.counts))) for _ in range(2)]
+        sides: list[list[Part]] = [[], []]
+        for _ in range(world.seeds):
+            seen = own + world.case_seed * rng.normal(size=own.shape)
+            seen += (world.mu + world.seed * rng.normal()) * np.eye(len(world.counts))[labels]
+            for side, reading in zip(sides, noise, strict=True):
+                scores = seen + reading + self.case_seed * rng.normal(size=own.shape)
+                tasks = {str(c): (c, scores[:, c]) for c in range(len(world.counts))}
+                side.append(auroc.part_of(tasks, labels, np.arange(len(labels)) // world.cluster))
+        return combine.difference(*sides, paired_seeds=True), combine.difference(*sides)
+
+
 _BASE = World((50, 50, 50), 0.85, 5, seed=0.25)
 TWO = {
     "the same method under other seeds": Two(_BASE, _BASE),
     "3 against 5 seeds": Two(replace(_BASE, seeds=3), _BASE),
     "0.90 against 0.85": Two(replace(_BASE, value=0.90), _BASE),
+}
+READINGS = {
+    "each reading moves cases": Readings(_BASE),
+    "and cases of a seed": Readings(_BASE, case_seed=0.3),
+    "cases of a seed alone": Readings(_BASE, case=0.0, case_seed=0.3),
 }
 
 
@@ -165,3 +193,15 @@ def test_differences_hold_the_truth_and_reject_at_the_stated_rate(name: str) -> 
     LOG.info("%s: %.3f, rejected %.3f", name, found, rejected)
     assert 0.925 <= found <= 0.975
     assert truth != 0 or 0.025 <= rejected <= 0.075
+
+
+@pytest.mark.parametrize("name", list(READINGS))
+def test_two_readings_of_the_same_networks_are_not_told_apart_too_often(name: str) -> None:
+    """What a reading does to a case of a seed counts in both terms of the variance, so fewer than one in twenty are."""
+    rng, world = np.random.default_rng(3), READINGS[name]
+    drawn = [world.draw(rng) for _ in range(RUNS)]
+    paired, apart = (float(np.mean([p < 0.05 for _, p in each])) for each in zip(*drawn, strict=True))
+    held = coverage([estimate for (estimate, _), _ in drawn], 0.0)
+    LOG.info("%s: %.3f, rejected %.4f (as independent seeds: %.4f)", name, held, paired, apart)
+    assert apart < paired <= 0.065
+    assert world.case_seed or paired >= 0.035

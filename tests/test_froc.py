@@ -21,11 +21,13 @@ from bench.metrics import (
     over_seeds,
     unavailable,
 )
-from bench.metrics.found import films, found
+from bench.metrics.detection import THRESHOLDS, hits
+from bench.metrics.found import films, found, of_level
 from bench.metrics.froc import largest_overlap
 from bench.metrics.maps import UNTRAINED
 from bench.metrics.operating import operating_points, youden
 from bench.objectives import late
+from data.errors import DataError
 from tests.toy_frames import toy_frame, value_of
 from tests.toy_lesions import CELLS, SIZE, blob, boxed_frame, film_table, mapped_films
 
@@ -256,7 +258,7 @@ def test_two_methods_compare_on_the_same_films() -> None:
 
 def test_detection_can_be_searched_by_but_is_known_late() -> None:
     assert late(("tpr_at_fppi_1", "accuracy_chosen", "accuracy"), "detection") == ("tpr_at_fppi_1", "accuracy_chosen")
-    assert METRICS["tpr_at_fppi_1"].direction == "max" and METRICS["fppi_chosen"].direction == "min"
+    assert METRICS["tpr_at_fppi_1"].direction == "max" and METRICS["fppi_chosen"].direction == "none"
 
 
 # ---- laws -----------------------------------------------------------------------------------------------------------
@@ -315,3 +317,24 @@ def test_the_maps_of_a_frame_are_read_at_their_own_resolution() -> None:
     assert max(one.boxes[:, 2].max() for one in regions) <= SIZE[1]
     assert max(one.boxes[:, 3].max() for one in regions) <= SIZE[0]
     assert max(one.boxes[:, 3].max() for one in regions) > CELLS[0], "in pixels of the input, not in cells"
+
+
+def test_a_region_at_validations_threshold_is_one_box_whatever_other_thresholds_see_in_it() -> None:
+    frame = mapped_films(films=40, skill=3.0)
+    with pytest.raises(DataError, match="validation has chosen no threshold"):
+        difference([frame], [frame], "tpr_at_fppi_1_regions")
+    frame.meta["operating"] = {"v0": {"map": 0.5}}
+    level = np.full(len(frame.labels), THRESHOLDS.index(0.5))
+    several, one = found(frame), of_level(frame, level)
+    assert [len(false) for false in one.false] == [
+        len(regions.at(level[0])) - int(hits(regions.at(level[0]), truth).any(axis=1).sum())
+        for regions, truth in zip(one.regions, films(frame).lesions, strict=True)
+    ]
+    assert sum(map(len, one.false)) < sum(map(len, several.false))
+    for single, best in zip(one.lesions, several.lesions, strict=True):
+        assert (single <= best).all(), "of all thresholds' boxes the best one counts"
+    boxes = known()
+    boxes.meta["operating"] = {"default": {"map": 0.3}}
+    assert value_of(boxes, "tpr_at_fppi_1_regions") == value_of(boxes, "tpr_at_fppi_1"), (
+        "a detector gives one box a place"
+    )

@@ -78,47 +78,32 @@ def released_file(folder: Path, method: Gmic) -> Path:
 
 
 def test_a_checkpoint_with_the_released_names_is_loaded(tmp_path: Path) -> None:
-    path = released_file(tmp_path, gmic())
-    state = torch.load(path)
-    started = gmic(init_from=str(path))
+    state = torch.load(released_file(tmp_path, gmic()))
+    started = gmic(weights="released")
+    started.start_from("weights", state)
     assert torch.equal(started.net.saliency.weight, state["left_postprocess_net.gn_conv_last.weight"])
     assert torch.equal(started.net.local.conv1.weight, state["dn_resnet.conv1.weight"])
     untrained = started.untrained()
-    assert isinstance(untrained, Gmic)
+    assert isinstance(untrained, Gmic) and untrained.config.start_file is None
     assert not torch.equal(untrained.net.saliency.weight, started.net.saliency.weight)
 
 
+def test_its_own_state_is_loaded_as_well() -> None:
+    before, after = gmic(seed=1), gmic(seed=2)
+    after.start_from("weights", before.state_dict())
+    assert all(torch.equal(value, before.state_dict()[key]) for key, value in after.state_dict().items())
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused_with_the_keys(tmp_path: Path) -> None:
-    path = released_file(tmp_path, gmic())
-    state = torch.load(path)
+    state = torch.load(released_file(tmp_path, gmic()))
     state["more.weight"] = torch.zeros(1)
     del state["fusion_dnn.bias"]
     state["classifier_linear.weight"] = torch.zeros(7, 3)
-    torch.save(state, path)
     with pytest.raises(
         ConfigError,
         match=r"missing: fusion_head.bias; unknown: more.weight; of another shape: local_head.weight \(7, 3\)",
     ):
-        gmic(init_from=str(path))
-
-
-class Surprise:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("executed",)
-
-
-def test_a_pickled_object_is_never_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"a": Surprise()}, tmp_path / "bad.p")
-    (tmp_path / "text.p").write_text("no checkpoint")
-    for name in ("bad.p", "text.p"):
-        with pytest.raises(ConfigError, match=rf"no file of tensors alone \(init_from: {name}\)"):
-            gmic(init_from=str(tmp_path / name))
-    assert "executed" not in capsys.readouterr().out
-
-
-def test_a_file_that_is_not_there_is_told_before_training(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such file \(init_from: .*nowhere.p\)"):
-        gmic(init_from=str(tmp_path / "nowhere.p")).stages()
+        gmic().start_from("weights", state)
 
 
 # ---- regions --------------------------------------------------------------------------------------------------------
@@ -205,6 +190,21 @@ def test_the_authors_scope_says_that_the_saliency_layer_never_trains_and_so_it_i
     assert float(loss["global_bce"].value.detach()) > 0 and torch.equal(method.net.saliency.weight, before)
 
 
+def test_with_cam_itself_the_authors_scope_replaces_nothing() -> None:
+    method, batch = gmic(train_cam="cam", train_scope="rois_and_global"), films()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [stage] = method.stages()
+    freeze(method, stage)
+    total(method(batch, stage)).backward()
+    assert method.net.saliency.weight.grad is not None
+
+
+def test_a_score_without_a_gradient_in_the_fused_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no gradient in the stages before the last \(cam_layers: stage4_5\)"):
+        gmic(cam_layers="stage4_5", cam_score="fusion_logit")
+
+
 def test_the_l1_is_a_sum_over_cells_or_their_mean() -> None:
     batch = films()
     seen = {}
@@ -239,13 +239,31 @@ def trained(**settings_: object) -> tuple[Gmic, Batch]:
 
 def test_gradcam_is_the_logit_map_times_the_mean_gradient_whatever_the_score() -> None:
     for score in ("y_global", "sum_logit"):
-        method, batch = trained(cam_score=score)
+        method, batch = trained(cam_score=score, cam_unit="raw")
         _, z = of_features(method, batch)
         named = "topt" if score == "y_global" else "sum_logit"
         m = score_gradient(z, named, top_count(z.shape[1] * z.shape[2], method.config.percent_t))  # type: ignore[arg-type]
         torch.testing.assert_close(
             shown(method, batch)["gradcam"], (m.mean(dim=(1, 2), keepdim=True) * z).clamp_min(0), rtol=1e-4, atol=1e-6
         )
+
+
+def test_gradient_maps_are_in_units_of_the_logit_so_that_films_compare() -> None:
+    """A raw gradient vanishes where the network is sure; one number a film changes no region."""
+    raw, batch = trained(cam_unit="raw")
+    unit = gmic()
+    unit.load_state_dict(raw.state_dict())
+    _, z = of_features(raw, batch)
+    plain, scaled = shown(raw, batch), shown(unit.eval(), batch)
+    torch.testing.assert_close(scaled["gradcam"], z.clamp_min(0), rtol=1e-4, atol=1e-5)
+    for name in _cams.RULES:
+        for one, other in zip(plain[name], scaled[name], strict=True):
+            if float(one.max()) > 0:
+                torch.testing.assert_close(one / one.max(), other / other.max(), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():  # a network that is as sure as single precision allows
+        unit.net.saliency.weight *= 60 / float(z.abs().max())
+    assert all(bool(value.isfinite().all()) for value in shown(unit, batch).values())
+    assert float(shown(unit, batch)["gradcam"].max()) > 20
 
 
 def test_cam_has_gradcam_s_nested_regions_at_other_thresholds() -> None:
@@ -279,7 +297,7 @@ def test_layercam_of_a_top_t_score_shows_no_more_cells_than_were_pooled() -> Non
 
 def test_closed_forms_are_the_gradients_that_autograd_gives() -> None:
     for score in ("y_global", "sum_logit", "fusion_logit"):
-        method, batch = trained(cam_score=score)
+        method, batch = trained(cam_score=score, cam_unit="raw")
         features, _ = of_features(method, batch)
         count = top_count(features.shape[2] * features.shape[3], method.config.percent_t)
 

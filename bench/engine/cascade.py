@@ -52,7 +52,9 @@ def add_proposed(job: Job, proposer: Path, worker: Worker) -> None:
         rows = read_rows(method, lesions, track, "test", job.spec, PROPOSED, worker, settings)
         own = frame.predictions[frame.predictions["variant"] != PROPOSED]
         frame.predictions = pd.concat([own, rows], ignore_index=True)
-        frame.meta |= {"variant_inputs": {PROPOSED: PROPOSED}, "proposed_by": detector.meta["identity"]}
+        first = frame.variants[0]  # whose thresholds, chosen on validation, are this one's too
+        frame.meta |= {"variant_inputs": {PROPOSED: PROPOSED}, "variant_of": {PROPOSED: first}}
+        frame.meta["proposed_by"] = detector.meta["identity"]
         frame.validate()
         frame.save(folder)
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,10 @@ def train_run(job: Job | dict[str, Any], worker: Worker | None = None) -> Iterat
     split = prepared.split(spec.protocol, spec.split_seed, spec.fold)
     if (prepared.data_hash, split.hash) != (spec.data_hash, spec.split_hash):
         raise LeakError("the prepared data are not those that this run was planned on", spec.dataset, "run it again")
-    ancestors = _ancestors(job, split)
+    before = ancestors(job.requirements, split)
     method = build(job, prepared)
     data = prepared.training(split, method.inputs(), seed=spec.seed)
-    lineage = _lineage(ancestors, data)
+    lineage = _lineage(before, data)
     settings = Settings(seed=spec.seed, select=job.select, bf16=spec.bf16, loader_workers=job.loader_workers)
     resume = folder if (folder / checkpoint.NAME).is_file() else None
     spent = _spent(folder)
@@ -281,10 +281,10 @@ def _is_whole(frame: Path) -> bool:
     return True
 
 
-def _ancestors(job: Job, split: Split) -> list[dict[str, list[str]]]:
-    """Lineages of the runs that this one starts from; LeakError where one has seen a side that judges this run."""
+def ancestors(requirements: Mapping[str, str], split: Split) -> list[dict[str, list[str]]]:
+    """Lineages of the runs that one starts from (name -> folder); LeakError where one has seen a side that judges it."""
     found = []
-    for name, folder in job.requirements.items():
+    for name, folder in requirements.items():
         path = Path(folder) / LINEAGE
         if not path.is_file():
             raise DataError(
@@ -298,11 +298,11 @@ def _ancestors(job: Job, split: Split) -> list[dict[str, list[str]]]:
 
 def _lineage(ancestors: list[dict[str, list[str]]], data: TrainingData) -> dict[str, list[str]]:
     """Hashes of every patient and image that this state will have learnt from, and of those by which its epoch was chosen
-    (`chosen_`), its ancestors' included."""
+    (`chosen_`), its ancestors' included; and the files among its ancestors that came without a lineage (`unknown`)."""
     trained, chosen = data.train.table, data.validation.table
     own = {
         "patients": set(trained["patient"]), "images": set(trained["image_hash"]),
-        "chosen_patients": set(chosen["patient"]), "chosen_images": set(chosen["image_hash"]),
+        "chosen_patients": set(chosen["patient"]), "chosen_images": set(chosen["image_hash"]), "unknown": set[str](),
     }  # fmt: skip
     return {kind: sorted(seen.union(*(ancestor.get(kind, []) for ancestor in ancestors))) for kind, seen in own.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.config import KNOWN, RELEASED
 from bench.leaderboard.rows import RANKED_SEEDS, Badge, Row, SeedRun
 from bench.metrics import Estimate
 from data.tracks import TRACKS
@@ -14,7 +15,7 @@ CODES: dict[str, str] = {
     "MB001": "Not every seed that was asked for has finished. No mean over the survivors is shown.",
     "MB002": f"Fewer than {RANKED_SEEDS} seeds: the spread between trainings is too uncertain for a rank.",
     "MB003": "Budget fields (size, width, epochs...) are not the published ones: no verdict about the paper.",
-    "MB004": "The trunk did not start from ImageNet weights as published.",
+    "MB004": "The trunk did not start from the published weights: ImageNet's, or those that the method's paper names.",
     "MB005": "The seeds share one pre-trained trunk, so they are more alike than independent trainings.",
     "MB006": "The data are not the set as distributed: synthetic, reduced, or with stand-ins for masks or fewer of them.",
     "MB007": "The test side had been opened before this row was made; each look can flatter what is reported last.",
@@ -110,8 +111,10 @@ def _budget(runs: Sequence[SeedRun]) -> Iterable[Badge]:
     if "pretext" in weights:
         yield Badge("MB004", "trunk: pretext", "the trunk was trained on the training side's labels, not on ImageNet")
     if "none" in weights:
-        yield Badge("MB004", "trunk: random", "the trunk started from random weights, not from ImageNet")
-    if "imagenet" in weights:
+        yield Badge("MB004", "trunk: random", "the trunk started from random weights, not from published ones")
+    if any(start.startswith(KNOWN) for start in weights):
+        yield Badge("MB004", "trunk: another run", "it started from the state of another run, whose films are known")
+    if any(start == "imagenet" or start.startswith(RELEASED) for start in weights):
         yield Badge("MB008", "ancestry unknown", CODES["MB008"])
     before = sorted({source for run in runs for source in run.facts.get("trained_before", ())})
     if before:

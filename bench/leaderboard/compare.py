@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from bench.leaderboard.badges import control_of
 from bench.leaderboard.measure import Measured
 from bench.leaderboard.rows import RANKED_SEEDS, Comparison, Registration, Row, SeedRun
 from bench.metrics import METRICS, Estimate, holm
+from bench.metrics.frame import PROPOSED
+from data.tracks import TRACKS
 
 Owners = Mapping[str, list[SeedRun]]
+LEFT = "what is left where a detector proposes the region"  # of a classifier that was shown the annotated one
 
 
 def compare(
@@ -18,7 +22,8 @@ def compare(
     """The registered family of each table: every method of the reference's input against the reference.
 
     Only the primary view of a track is in the family: elsewhere, and without a registration, there are intervals alone.
-    A control is held against the reference, too, outside the family.
+    A control is held against the reference, too, outside the family; so is, against its own training under the oracle's
+    regions, each that was shown proposed ones, with or without a registration.
     """
     found: list[Comparison] = []
     for table in dict.fromkeys(row.table for row in rows if row.hashes.get("rows")):
@@ -30,7 +35,7 @@ def compare(
         reference = named(mine, registration.reference)
         if reference is not None:
             found += _against(done, reference, registration, owners, measured)
-    return found
+    return [*found, *_proposed(rows, owners, measured)]
 
 
 def _against(
@@ -38,44 +43,84 @@ def _against(
 ) -> list[Comparison]:
     """The rows of the reference's input against it; p of those that are no controls corrected for their number."""
     others = [row for row in done if row is not reference and row.input == reference.input]
-    b = _loads(owners[reference.key])
-    results = [
-        measured.difference(
-            _loads(owners[row.key]), b, registration.primary, row.subset, (row.variant, reference.variant)
-        )
-        for row in others
-    ]
-    for row, result in zip(others, results, strict=True):
-        if min(row.seeds_asked, reference.seeds_asked) < RANKED_SEEDS:
-            result["p"] = None
+    results = [_difference(row, reference, registration.primary, owners, measured) for row in others]
     nan, controls = float("nan"), [control_of(row) or "" for row in others]
     family = [nan if r["p"] is None or control else r["p"] for r, control in zip(results, controls, strict=True)]
     adjusted, rejected = holm(family, registration.alpha)
     own = [row for row, control in zip(others, controls, strict=True) if not control]
     planned = named(own, registration.contrast) or named(others, registration.contrast)
     return [
-        Comparison(
-            a=row.label,
-            b=reference.label,
-            track=row.track,
-            dataset=row.dataset,
-            subset=row.subset,
-            metric=registration.primary,
-            difference=Estimate(**result["difference"]),
-            p=result["p"],
+        _comparison(
+            row,
+            reference,
+            registration.primary,
+            result,
             p_holm=None if result["p"] is None or control else float(corrected),
             rejected=bool(significant),
             planned=row is planned and not registration.opened_before,
-            smallest=result["smallest"],
-            table=row.table,
-            a_row=row.key,
-            b_row=reference.key,
-            control=control,
         )
         for row, result, corrected, significant, control in zip(
             others, results, adjusted, rejected, controls, strict=True
         )
     ]
+
+
+def _proposed(rows: Sequence[Row], owners: Owners, measured: Measured) -> Iterator[Comparison]:
+    """Each training in the regions that a detector proposed, less the same training in those around the annotation.
+
+    On a secondary view of the track there is the interval alone, as everywhere.
+    """
+    done = [row for row in rows if row.status == "done" and row.kind == "method"]
+    for row in done:
+        own = [other for other in done if (other.table, other.seeds) == (row.table, row.seeds)]
+        oracle = next((other for other in own if other.variant != PROPOSED), None)
+        if row.variant != PROPOSED or oracle is None:
+            continue
+        metric = TRACKS[row.track].primary
+        result = _difference(row, oracle, metric, owners, measured)
+        if not _primary_view(row, rows):
+            result["p"] = None
+        yield _comparison(row, oracle, metric, result, asks=LEFT)
+
+
+def _difference(a: Row, b: Row, metric: str, owners: Owners, measured: Measured) -> dict[str, Any]:
+    """What `Measured.difference` says of two rows of a table; no test where one of them has too few seeds."""
+    loads = [_loads(owners[row.key]) for row in (a, b)]
+    found = measured.difference(loads[0], loads[1], metric, a.subset, (a.variant, b.variant))
+    return found | ({"p": None} if min(a.seeds_asked, b.seeds_asked) < RANKED_SEEDS else {})
+
+
+def _comparison(
+    a: Row,
+    b: Row,
+    metric: str,
+    result: Mapping[str, Any],
+    *,
+    p_holm: float | None = None,
+    rejected: bool = False,
+    planned: bool = False,
+    asks: str = "",
+) -> Comparison:
+    return Comparison(
+        a=a.label,
+        b=b.label,
+        track=a.track,
+        dataset=a.dataset,
+        subset=a.subset,
+        metric=metric,
+        difference=Estimate(**result["difference"]),
+        p=result["p"],
+        p_holm=p_holm,
+        rejected=rejected,
+        planned=planned,
+        smallest=result["smallest"],
+        table=a.table,
+        a_row=a.key,
+        b_row=b.key,
+        control=control_of(a) or "",
+        asks=asks,
+        paired_seeds=result["paired_seeds"],
+    )
 
 
 def give_ranks(rows: Sequence[Row], comparisons: Sequence[Comparison], registrations: Sequence[Registration]) -> None:
@@ -90,7 +135,9 @@ def give_ranks(rows: Sequence[Row], comparisons: Sequence[Comparison], registrat
             continue
         registration = registration_for(row, registrations)
         peers = [r for r in rows if _peers(r, row)]
-        if control := control_of(row):
+        if row.variant == PROPOSED:
+            row.rank_note = "not ranked: held against its own network in the oracle's region alone"
+        elif control := control_of(row):
             row.rank_note = f"not ranked: {control}"
         elif row.seeds_asked < RANKED_SEEDS:
             row.rank_note = f"not ranked: fewer than {RANKED_SEEDS} seeds"

@@ -62,19 +62,25 @@ class Measured:
         subset: str,
         variants: tuple[str, str],
     ) -> dict[str, Any]:
-        """{"difference": estimate as JSON, "p", "smallest"} of a - b; p is None where there is no test."""
+        """{"difference": estimate as JSON, "p", "smallest", "paired_seeds"} of a - b; p is None where there is no test.
+
+        Two variants of the same runs have their seeds in common: those are paired, as patients are.
+        """
+        paired = sorted(a) == sorted(b)
 
         def make() -> dict[str, Any]:
             frames = [self._parts_of(runs, subset, variant) for runs, variant in ((a, variants[0]), (b, variants[1]))]
             try:
-                found, p = difference(frames[0], frames[1], metric)
-                smallest = smallest_difference(frames[0], frames[1], metric)
+                found, p = difference(frames[0], frames[1], metric, paired_seeds=paired)
+                smallest = smallest_difference(frames[0], frames[1], metric, paired_seeds=paired)
             except DataError as error:
                 found, p, smallest = Estimate(None, None, None, 0, "none", error.what), float("nan"), None
             return {"difference": found.to_json(), "p": p if np.isfinite(p) else None, "smallest": smallest}
 
         asked = {"a": sorted(a), "b": sorted(b), "metric": metric, "subset": subset, "variants": variants}
-        return self.kept(asked, make)
+        if paired:  # apart from what was kept before seeds were paired
+            asked["seeds"] = "paired"
+        return {**self.kept(asked, make), "paired_seeds": paired}
 
     def validation(
         self, runs: Mapping[str, Callable[[], Frame]], metric: str, subset: str, variants: Sequence[str]

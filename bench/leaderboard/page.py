@@ -142,6 +142,7 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
     measured = next((row for row in rows if row.hashes.get("rows")), rows[0])
     track = TRACKS[measured.track]
     metrics = [name for name in shown_metrics(rows) if name not in BLIND.values()]
+    compared = _mine(board.comparisons, measured)
     own = _own_options(rows)
     lines = [_line(f"row-{number}-{i}", row, metrics) | {"options": own.get(row.key)} for i, row in enumerate(rows)]
     parts = [
@@ -166,8 +167,11 @@ def _section(number: int, rows: Sequence[Row], board: Board) -> dict[str, Any]:
         "parts": parts,
         "forest": Markup(forest(rows, metric_title(track.primary))),  # escaped where it is made
         "matrices": [_matrix(matrix) for matrix in board.matrices if matrix.table == measured.table],
-        "comparisons": _mine(board.comparisons, measured),
-        "controls": any(c.control for c in _mine(board.comparisons, measured)),
+        "comparisons": compared,
+        "family": any(not c.asks for c in compared),
+        "controls": any(c.control for c in compared),
+        "paired": any(c.paired_seeds for c in compared),
+        "asks": list(dict.fromkeys(c.asks for c in compared if c.asks)),
         "primary_title": metric_title(track.primary),
         "rank_sentence": _rank_sentence(rows),
     }

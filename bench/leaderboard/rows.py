@@ -226,7 +226,8 @@ class Registration:
 class Comparison:
     """a - b of the primary metric on one table. p_holm: over the family, each method against the reference.
 
-    control: what makes `a` a control; its p stands for itself, outside the family, and gives no rank.
+    control: what makes `a` a control; its p stands for itself, outside the family, and gives no rank. asks: what else than
+    a method against the reference it is, outside the family, too. paired_seeds: both are readings of the same trainings.
     """
 
     a: str
@@ -245,11 +246,14 @@ class Comparison:
     a_row: str = ""
     b_row: str = ""
     control: str = ""
+    asks: str = ""
+    paired_seeds: bool = False
 
     @property
     def test(self) -> str:
-        how = f"outside the family: {self.control}" if self.control else "Holm over the family"
-        return f"paired patients, independent seeds; {how}"
+        outside = ", ".join(why for why in (self.asks, self.control) if why)
+        how = f"outside the family: {outside}" if outside else "Holm over the family"
+        return f"paired patients, {'paired' if self.paired_seeds else 'independent'} seeds; {how}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -267,6 +271,8 @@ class Comparison:
             "smallest_difference": self.smallest,
             "test": self.test,
             "control": self.control,
+            "asks": self.asks,
+            "paired_seeds": self.paired_seeds,
         }
 
 

@@ -252,6 +252,8 @@ def _comparison_lines(board: Board, rows: Sequence[Row]) -> list[str]:
     return [
         f"{c.a} - {c.b}: {metric_title(c.metric)} {difference_text(c.difference).replace('−', '-')}, "
         f"{'no test' if c.p is None else f'p {p_text(c.p)}, Holm {p_text(c.p_holm)}'}"
+        f"{', the same trainings' if c.paired_seeds else ''}"
+        f"{f', outside the family: {c.asks}' if c.asks else ''}"
         f"{f', a control outside the family: {c.control}' if c.control else ''}"
         f"{', the registered contrast' if c.planned else ''}"
         for c in board.comparisons

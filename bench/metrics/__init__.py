@@ -15,7 +15,7 @@ from bench.metrics import agreement, auroc, cells, combine, counterfactual, expl
 from bench.metrics.agreement import confusion
 from bench.metrics.combine import holm
 from bench.metrics.estimate import Estimate
-from bench.metrics.frame import Frame, pack_masks
+from bench.metrics.frame import Frame, pack_masks, same_runs
 from bench.metrics.maps import MapBuilder, MapTable
 from bench.metrics.parts import NotComputableError, Part
 from data.errors import ConfigError, DataError
@@ -40,6 +40,7 @@ __all__ = [
     "pack_masks",
     "quick",
     "quick_names",
+    "same_runs",
     "smallest_difference",
     "unavailable",
     "values",
@@ -67,6 +68,7 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 _PARTS: dict[str, Callable[[Frame], Part]] = {}
 _ALL = frozenset(TRACKS)
+Frames = Sequence[Frame]
 OF: tuple[explain.Of, ...] = ("true", "predicted")
 
 
@@ -309,19 +311,19 @@ def over_seeds(frames: Sequence[Frame], names: Sequence[str] | None = None) -> d
     return found
 
 
-def difference(frames_a: Sequence[Frame], frames_b: Sequence[Frame], name: str) -> tuple[Estimate, float]:
-    """a - b of one metric, with its interval and two-sided p: patients paired, seeds independent.
+def difference(a: Frames, b: Frames, name: str, paired_seeds: bool | None = None) -> tuple[Estimate, float]:
+    """a - b of one metric, with interval and two-sided p: patients paired; paired_seeds None: as `same_runs` says.
 
     Raises DataError when the rows differ, or when the metric cannot be computed.
     """
-    return combine.difference(*_both(frames_a, frames_b, name))
+    return combine.difference(*_both(a, b, name, paired_seeds))
 
 
 def smallest_difference(
-    frames_a: Sequence[Frame], frames_b: Sequence[Frame], name: str, power: float = 0.8
+    a: Frames, b: Frames, name: str, power: float = 0.8, paired_seeds: bool | None = None
 ) -> float | None:
     """The smallest true difference that these patients and seeds would have shown at alpha 0.05 with this power."""
-    return combine.smallest_difference(*_both(frames_a, frames_b, name), power)
+    return combine.smallest_difference(*_both(a, b, name, paired_seeds), power)
 
 
 def influence(frames: Sequence[Frame], names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -386,10 +388,11 @@ def _part(frame: Frame, name: str) -> Part:
     return part
 
 
-def _both(frames_a: Sequence[Frame], frames_b: Sequence[Frame], name: str) -> tuple[list[Part], list[Part]]:
-    groups = by_seed(frames_a), by_seed(frames_b)
+def _both(a: Frames, b: Frames, name: str, paired: bool | None) -> tuple[list[Part], list[Part], bool]:
+    groups = by_seed(a), by_seed(b)
     _check_same([groups[0][0], groups[1][0]])
     try:
-        return [_part(frame, name) for frame in groups[0]], [_part(frame, name) for frame in groups[1]]
+        parts = [[_part(frame, name) for frame in group] for group in groups]
     except NotComputableError as error:
         raise DataError(f"{name} cannot be computed: {error}", "comparison", "compare by another metric") from error
+    return parts[0], parts[1], same_runs(*groups) if paired is None else paired

@@ -45,14 +45,21 @@ class Spread:
         return float(student.ppf(1 - ALPHA / 2, self.freedom))
 
 
-def spread(parts: Sequence[Part], minus: Sequence[Part] = ()) -> Spread:
-    """The spread of the mean over `parts` (one a seed), less that over `minus`: patients paired, seeds independent."""
+def spread(parts: Sequence[Part], minus: Sequence[Part] = (), paired_seeds: bool = False) -> Spread:
+    """The spread of the mean over `parts` (one a seed), less that over `minus`: patients paired, seeds independent.
+
+    paired_seeds: parts[k] and minus[k] are two readings of one training: what a seed does to both alike is no spread of the
+    difference, so the seeds' part is s^2 of the K differences / K. Raises ValueError where their numbers differ.
+    """
     psi = mean_psi(parts) - (mean_psi(minus) if minus else 0.0)
     patients = patient_variance(psi)
     terms = [(patients, patient_freedom(psi, parts[0].strata))]
-    for group in (parts, minus):
+    groups = [[part.value for part in group] for group in (parts, minus)]
+    if paired_seeds:
+        groups = [[one - other for one, other in zip(*groups, strict=True)]]
+    for group in groups:
         if len(group) > 1:
-            seeds = float(np.var([p.value for p in group], ddof=1)) / len(group)
+            seeds = float(np.var(group, ddof=1)) / len(group)
             terms.append((seeds, len(group) - 1))
     total = sum(variance for variance, _ in terms)
     below = sum(variance**2 / freedom for variance, freedom in terms)
@@ -219,18 +226,17 @@ def quick_proportion(part: Part) -> Estimate:
 
 
 # ---- comparing ------------------------------------------------------------------------------------------------------
-def difference(a: Sequence[Part], b: Sequence[Part]) -> tuple[Estimate, float]:
-    """a - b with interval and two-sided p; patients paired, seeds independent. p is NaN where no patient varies."""
+def difference(a: Sequence[Part], b: Sequence[Part], paired_seeds: bool = False) -> tuple[Estimate, float]:
+    """a - b with interval and two-sided p; patients paired, seeds as in `spread`. p is NaN where no patient varies."""
     check_same_rows([*a, *b])
     value = float(np.mean([p.value for p in a]) - np.mean([p.value for p in b]))
     n = a[0].n
     if not np.isfinite(value):
         return Estimate(None, None, None, n, "none", "not defined on these rows"), float("nan")
-    found = spread(a, b)
+    found = spread(a, b, paired_seeds)
     of_model, fewest = a[0].of_model, min(len(a), len(b))
     if of_model and fewest == 1:
         return Estimate(value, None, None, n, "none", ONE_NETWORK), float("nan")
-    kind = f"{'seeds alone' if of_model else 'paired patients'}, t ({_seeds(a)} and {_seeds(b)})"
     notes = "" if fewest > 1 else "a method with one seed: the interval lacks the seed's part"
     if found.variance < _NONE or not np.isfinite(found.variance):
         p = 1.0 if abs(value) < 1e-12 else float("nan")
@@ -242,17 +248,26 @@ def difference(a: Sequence[Part], b: Sequence[Part]) -> tuple[Estimate, float]:
     half = found.quantile * found.error
     limit = 1.0 if a[0].totals is None else a[0].totals.highest - a[0].totals.lowest
     p = float(2 * student.sf(abs(value) / found.error, found.freedom))
+    kind = _kind(a, b, paired_seeds)
     return Estimate(value, max(value - half, -limit), min(value + half, limit), n, kind, notes), p
+
+
+def _kind(a: Sequence[Part], b: Sequence[Part], paired_seeds: bool) -> str:
+    if paired_seeds:
+        return f"{'paired seeds alone' if a[0].of_model else 'paired patients, paired seeds'}, t ({_seeds(a)})"
+    return f"{'seeds alone' if a[0].of_model else 'paired patients'}, t ({_seeds(a)} and {_seeds(b)})"
 
 
 def _seeds(parts: Sequence[Part]) -> str:
     return f"{len(parts)} seed{'s' if len(parts) > 1 else ''}"
 
 
-def smallest_difference(a: Sequence[Part], b: Sequence[Part], power: float = 0.8) -> float | None:
+def smallest_difference(
+    a: Sequence[Part], b: Sequence[Part], paired_seeds: bool = False, power: float = 0.8
+) -> float | None:
     """The smallest true difference that these patients and seeds would have shown with this power."""
     check_same_rows([*a, *b])
-    found = spread(a, b)
+    found = spread(a, b, paired_seeds)
     if not np.isfinite(found.variance) or found.variance < _NONE:
         return None
 

@@ -112,7 +112,7 @@ def mask_table(frame: Frame) -> pd.DataFrame:
 
     share_<scale>: share of the image that the mask covers; <score><blind>_<scale>: each blind map's; NaN: no mask.
     """
-    table: pd.DataFrame = frame.cached("mask table", lambda: _mask_table(frame))
+    table: pd.DataFrame = frame.shared("mask table", lambda: _mask_table(frame))
     return table
 
 

@@ -4,7 +4,7 @@ Shapes: N films that count, T thresholds, H W the method's input in pixels. All 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -69,7 +69,8 @@ def films(frame: Frame) -> Films:
 
 def found(frame: Frame, source: Source = "own") -> Found:
     """What the method's boxes find, or a blind map's. Raises NotComputableError where the frame lacks what it needs."""
-    made: Found = frame.cached(f"found by {source}", lambda: _MAKERS[source](frame, films(frame)))
+    keep = frame.shared if source in ("brightness", "centre") else frame.cached  # no network has a part in these
+    made: Found = keep(f"found by {source}", lambda: _MAKERS[source](frame, films(frame)))
     return made
 
 
@@ -103,12 +104,30 @@ def _boxes(value: object, columns: int) -> np.ndarray:
 # ---- the method's own -----------------------------------------------------------------------------------------------
 def _own(frame: Frame, these: Films) -> Found:
     """A detector's boxes with their scores, else the regions of the map with probability x the highest value in each."""
-    if "boxes" in these.rows.columns and these.rows["boxes"].notna().any():
+    if _gives_boxes(these):
         boxes = [_boxes(value, 5) for value in these.rows["boxes"]]
         return _gathered(these, [detection.of_scores(one) for one in boxes], [(one[:, :4], one[:, 4]) for one in boxes])
     regions = _of_maps(frame, these, own_map(frame, these.mass))
     # what is negative in a map speaks against a mass: it is no score that a low probability could raise
     return _merged(these, regions, [p * np.maximum(r.peak, 0) for p, r in zip(these.probability, regions, strict=True)])
+
+
+def of_level(frame: Frame, level_N: np.ndarray) -> Found:
+    """What the method's regions of one threshold a film find, each with one box; a detector's boxes are such as they are."""
+    these, here = films(frame), found(frame)
+    if _gives_boxes(these):
+        return here
+    kept = [one.level == level for one, level in zip(here.regions, level_N, strict=True)]
+    boxes = [
+        (one.boxes[which], p * np.maximum(one.peak[which], 0))
+        for one, which, p in zip(here.regions, kept, these.probability, strict=True)
+    ]
+    pairs = [detection.free_response(*one, truth) for one, truth in zip(boxes, these.lesions, strict=True)]
+    return replace(here, lesions=[best for best, _ in pairs], false=[false for _, false in pairs])
+
+
+def _gives_boxes(these: Films) -> bool:
+    return "boxes" in these.rows.columns and bool(these.rows["boxes"].notna().any())
 
 
 def own_map(frame: Frame, mass: int) -> str:

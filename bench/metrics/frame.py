@@ -39,7 +39,7 @@ class Frame:
 
     meta: JSON values: method, dataset, track, classes, side, seed, fold, data_hash, split_hash, identity, versions,
     input, supervision; `variant_maps` {variant: map name} says which map a variant reads, `variant_inputs` {variant: input} which one saw something
-    else of a case than `input` says. masks: see `pack_masks`.
+    else of a case than `input` says, `variant_of` {variant: variant} whose thresholds it takes. masks: see `pack_masks`.
     evidence: one row per (record, finding, source, class) with its contribution. counterfactual: one row per (record,
     finding, edit, network), where the data have edited copies of films (bench/metrics/counterfactual.py). cells: one row
     per (record, finding, mu, cell), of the lesions that were asked for them (bench/metrics/cells.py).
@@ -53,6 +53,9 @@ class Frame:
     counterfactual: pd.DataFrame | None = None
     cells: pd.DataFrame | None = None
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    _shared: dict[tuple[str, str], tuple[Any, Any]] = field(
+        default_factory=dict, repr=False
+    )  # by all parts of one frame
 
     @classmethod
     def build(
@@ -127,6 +130,14 @@ class Frame:
             self._cache[name] = make()
         return self._cache[name]
 
+    def shared(self, name: str, make: Callable[[], Any]) -> Any:
+        """What follows from rows, masks and images alone, made once for all variants of these rows."""
+        masks, made = self._shared.get((name, self.identity), (None, None))
+        if made is None or masks is not self.masks:
+            made = make()
+            self._shared[name, self.identity] = (self.masks, made)
+        return made
+
     # ---- parts of it --------------------------------------------------------------------------------------------
     def rows(self, mask: np.ndarray | pd.Series) -> Frame:
         """The frame of these rows (N bool); maps and masks stay and are looked up by record and finding."""
@@ -148,6 +159,7 @@ class Frame:
         if variant in part.meta.get("variant_inputs", {}):  # maps and masks are of the other input
             part.meta["input"] = part.meta["variant_inputs"][variant]
             part.maps = part.masks = part.evidence = part.counterfactual = part.cells = None
+            part._shared = {}
         return part
 
     def labelled(self) -> Frame:
@@ -220,6 +232,15 @@ class Frame:
     def load_meta(folder: Path | str) -> dict[str, Any]:
         """`meta` alone. Raises DataError where the marker is missing or no frame's."""
         return read_marker(Path(folder))[0]
+
+
+def same_runs(a: Sequence[Frame], b: Sequence[Frame]) -> bool:
+    """Whether both are readings of the same trainings, frame by frame: the runs' `identity`, seed and fold in meta agree.
+
+    Two test-time variants of a run are; frames that name no run are not.
+    """
+    runs = [[(frame.meta.get("identity"), frame.seeds, frame.meta.get("fold")) for frame in side] for side in (a, b)]
+    return runs[0] == runs[1] and all(identity for identity, _, _ in runs[0])
 
 
 def _identity(rows: pd.DataFrame) -> str:

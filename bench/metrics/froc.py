@@ -14,7 +14,7 @@ import numpy as np
 from bench.metrics import detection, operating
 from bench.metrics.agreement import ratio
 from bench.metrics.detection import CPM, THRESHOLDS, at_least, best_threshold
-from bench.metrics.found import BLIND, Films, Found, Source, films, found
+from bench.metrics.found import BLIND, Films, Found, Source, films, found, of_level
 from bench.metrics.frame import Frame
 from bench.metrics.parts import NotComputableError, Part, Value, part_of_totals
 
@@ -28,6 +28,12 @@ AT = (0.25, 0.5, 1.0, 2.0)
 def tpr_at(frame: Frame, at: tuple[float, ...], on: On = "normal", source: Source = "own") -> Part:
     """Mean over `at` of the highest share of lesions found with no more false positives per film."""
     return curve_part(films(frame), [points(frame, source)], at, on)
+
+
+def tpr_of_regions(frame: Frame, at: tuple[float, ...]) -> Part:
+    """The same of the regions at validation's threshold alone: one box a region, as a detector gives them."""
+    level = _level_of(films(frame), _chosen_levels(frame))
+    return curve_part(films(frame), [points_of(of_level(frame, level))], at)
 
 
 def over_blind(frame: Frame, source: Source, at: tuple[float, ...] = (1.0,)) -> Part:
@@ -247,15 +253,17 @@ FACTS: tuple[Fact, ...] = (
     ),
     ("tpr_at_fppi_1_all", partial(tpr_at, at=(1.0,), on="all"), "max", _LESIONS,
      "share of lesions found at 1 false positive per film, films with a mass among them", ()),
+    ("tpr_at_fppi_1_regions", partial(tpr_of_regions, at=(1.0,)), "max", _LESIONS,
+     "share of lesions found at 1 false positive per normal film, by the regions at validation's threshold alone", ()),
     ("cpm", partial(tpr_at, at=CPM), "max", _LESIONS,
      "mean share of lesions found at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per normal film", ()),
     ("tpr_max", partial(at_best, what="tpr"), "max", _LESIONS,
      "share of lesions found at the map's best threshold, films with a mass alone (paper 004)", ()),
-    ("fppi_max", partial(at_best, what="fppi"), "min", _FILM, "false positives per film with a mass, where tpr_max is", ()),
+    ("fppi_max", partial(at_best, what="fppi"), "none", _FILM, "false positives per film with a mass, where tpr_max is", ()),
     ("tpr_chosen", partial(at_chosen, what="tpr"), "max", _LESIONS, "share of lesions found at validation's threshold", ()),
-    ("fppi_chosen", partial(at_chosen, what="fppi"), "min", _FILM,
+    ("fppi_chosen", partial(at_chosen, what="fppi"), "none", _FILM,
      "false positives per film with a mass, where tpr_chosen is", ()),
-    ("fppi_chosen_normal", partial(at_chosen, what="fppi", on="normal"), "min", _FILM,
+    ("fppi_chosen_normal", partial(at_chosen, what="fppi", on="normal"), "none", _FILM,
      "false positives per normal film, where tpr_chosen is", ()),
     *(
         (f"area_{size}", partial(area_ratio, size=size), "none", _RATIO,

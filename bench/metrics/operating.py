@@ -61,9 +61,10 @@ def youden(scores: np.ndarray, positive: np.ndarray) -> float | None:
 def chosen(frame: Frame, point: Point) -> dict[int, float]:
     """The threshold of each fold of the frame's first variant. Raises NotComputableError where validation chose none."""
     thresholds: dict[int, float] = {}
+    variant = dict(frame.meta.get("variant_of") or {}).get(frame.variants[0], frame.variants[0])
     for fold in frame.labelled().predictions["fold"].unique():
         points = dict(frame.meta[BY_FOLD]).get(str(fold)) if BY_FOLD in frame.meta else frame.meta.get(POINTS)
-        value = dict((points or {}).get(frame.variants[0]) or {}).get(point)
+        value = dict((points or {}).get(variant) or {}).get(point)
         if value is None:
             raise NotComputableError(f"validation has chosen no threshold of the {point}")
         thresholds[int(fold)] = float(value)
