@@ -18,6 +18,8 @@ from data.forms.cbis_ddsm import CROP, FILM, HEADER, MASK, Layout, cell_of, old_
 from data.record import Record
 from tests.cbis_tree import SOURCE, read, read_rows, read_skipping, rewrite, the_line
 
+pytestmark = pytest.mark.long
+
 BOTH = ["mass+calc", "calc"]
 CALC_TRAIN = table_name(CALC, "train")
 SIZE = (48, 30)

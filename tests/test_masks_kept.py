@@ -20,6 +20,8 @@ from data.split import strata
 from tests import toy_films  # noqa: F401 (registers the reader)
 from tests.toy import toy_method
 
+pytestmark = pytest.mark.long
+
 STREAMS = (Stream("train", 6), Stream("fine", 2, only="fine"), Stream("masked", 2, only="mask"))
 INPUTS = Inputs((16, 16), "margin", STREAMS, Roi(strategy="box_scale", scale=1.6))
 WHOLE = Inputs((30, 20), "detection", (Stream("all", 4),), Roi(strategy="whole"))

@@ -291,6 +291,7 @@ def test_files_hold_every_cell(matrix: Matrix, tmp_path: Path) -> None:
         assert f"{matrix.value(cell, 'auroc_mean'):.3f}" in said
 
 
+@pytest.mark.long
 def test_the_record_of_runs_holds_one_run_per_suite_and_table(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

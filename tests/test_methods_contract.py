@@ -181,6 +181,7 @@ def test_loss_terms_are_finite_and_reach_what_is_trained(name: str, track: str) 
         assert all(p.grad is None for p in frozen), "a gradient reaches a frozen parameter"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "track"), TRAINED)
 def test_loss_falls_in_a_few_steps(name: str, track: str) -> None:
     method = made(name, track)

@@ -24,6 +24,8 @@ from tests.toy import toy_batch, toy_config, toy_method, train_all
 from tests.toy_cells import LINEAR, toy_cell
 from tests.toy_engine import Tiny
 
+pytestmark = pytest.mark.long
+
 METHODS = models.names()
 
 
