@@ -36,14 +36,15 @@ CHOSEN, BEST = "validation's choice", "best on test"
 SAME = 1e-12  # values nearer than this are one value: what is left is rounding
 COLUMNS = (
     *("track", "dataset", "subset", "method", "training", "variant", "metric", "value", "low", "high", "n"),
-    *("interval", "note", "seeds", "patients", "validation", "validations_choice", "best_on_test"),
+    *("interval", "note", "seeds", "patients", "validation", "validation_low", "validation_high", "validation_n"),
+    *("validations_choice", "best_on_test"),
     *("data_hash", "split_hash", "rows_hash", "config_hash", "run_ids"),
 )
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """rows: pairing -> its row of the board. validation: pairing -> the primary metric on validation, mean over seeds; of none,
+    """rows: pairing -> its row of the board. validation: pairing -> the primary metric on validation, over seeds; of none,
     `unread` says why. absent: the table's rows of these methods that have no result, and why."""
 
     table: tuple[str, ...]
@@ -51,7 +52,7 @@ class Matrix:
     trainings: Sequence[str]
     tests: Sequence[str]
     rows: Mapping[Pairing, Row]
-    validation: Mapping[Pairing, float] = field(default_factory=dict)
+    validation: Mapping[Pairing, Estimate] = field(default_factory=dict)
     unread: str = ""
     absent: Sequence[str] = ()
 
@@ -95,10 +96,11 @@ class Matrix:
     @property
     def best(self) -> list[Pairing]:
         """The same of the test side."""
-        found = {cell: self.value(cell, self.primary) for cell in self.pairings}
-        return self._best({cell: value for cell, value in found.items() if value is not None})
+        found = {cell: self.rows[cell].metrics.get(self.primary) for cell in self.pairings}
+        return self._best({cell: estimate for cell, estimate in found.items() if estimate is not None})
 
-    def _best(self, values: Mapping[Pairing, float]) -> list[Pairing]:
+    def _best(self, estimates: Mapping[Pairing, Estimate]) -> list[Pairing]:
+        values = {cell: one.value for cell, one in estimates.items() if one.value is not None}
         sign = -1 if METRICS[self.primary].direction == "min" else 1
         top = max((sign * value for value in values.values()), default=0.0)
         return [cell for cell in self.pairings if cell in values and sign * values[cell] >= top - SAME]
@@ -109,12 +111,15 @@ class Matrix:
             "metric": self.primary,
             "trainings": list(self.trainings),
             "variants": list(self.tests),
-            "validation": [[self.validation.get((one, test)) for test in self.tests] for one in self.trainings],
+            "validation": [[self._seen((one, test)) for test in self.tests] for one in self.trainings],
             "chosen": [list(cell) for cell in self.chosen],
             "best": [list(cell) for cell in self.best],
             "notes": words(self),
             "files": self.name,
         }
+
+    def _seen(self, cell: Pairing) -> dict[str, Any] | None:
+        return self.validation[cell].to_json() if cell in self.validation else None
 
 
 # ---- finding them ---------------------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def _in_order(trainings: Mapping[str, Row], tests: Sequence[str]) -> list[str]:
 
 def _on_validation(matrix: Matrix, runs: Mapping[tuple[str, str], SeedRun], measured: Measured) -> Matrix:
     """The matrix with what the validation frames of its own runs say."""
-    found: dict[Pairing, float] = {}
+    found: dict[Pairing, Estimate] = {}
     for training in matrix.trainings:
         row = matrix.rows[training, matrix.tests[0]]
         mine = [runs.get((run_id, row.track)) for run_id in row.seeds]
@@ -212,9 +217,12 @@ def _choice(matrix: Matrix) -> Iterator[str]:
     title, chosen, best = metric_title(matrix.primary), matrix.chosen, matrix.best
     if chosen:
         seen, seeds = matrix.validation[chosen[0]], matrix.rows[chosen[0]].seeds_asked
+        there = (
+            f"{title} {_stated(seen)} there, as the best of {len(matrix.rows)} optimistic; n = {seen.n}, {seeds} seeds"
+        )
         tests = "; ".join(f"{matrix.called(cell)} {_short(matrix, cell)}" for cell in chosen)
         names = " or ".join(matrix.called(cell) for cell in chosen)
-        yield f"Validation would have chosen {names} ({title} {seen:.3f} there, mean over {seeds} seeds). Its test value: {tests}."
+        yield f"Validation would have chosen {names} ({there}). Its test value: {tests}."
     elif matrix.unread:
         yield f"Which pairing validation would have chosen is not known: {matrix.unread}."
     names = "; ".join(f"{matrix.called(cell)} {_short(matrix, cell)}" for cell in best)
@@ -224,7 +232,11 @@ def _choice(matrix: Matrix) -> Iterator[str]:
 
 def _short(matrix: Matrix, cell: Pairing) -> str:
     estimate = matrix.rows[cell].metrics.get(matrix.primary)
-    return "–" if estimate is None or estimate.value is None else f"{estimate.value:.3f} ({_bounds(estimate)})"
+    return "–" if estimate is None else _stated(estimate)
+
+
+def _stated(estimate: Estimate) -> str:
+    return "–" if estimate.value is None else f"{estimate.value:.3f} ({_bounds(estimate)})"
 
 
 def _bounds(estimate: Estimate) -> str:
@@ -340,14 +352,16 @@ def to_csv(matrix: Matrix) -> str:
         }  # fmt: skip
         for name in matrix.metrics:
             estimate = row.metrics.get(name)
-            seen = {"validation": matrix.validation.get(cell, "")} if name == matrix.primary else {}
-            writer.writerow({**facts, "metric": name, **(estimate.to_json() if estimate else {}), **seen})
+            seen = matrix.validation.get(cell) if name == matrix.primary else None
+            there = (seen.value, seen.low, seen.high, seen.n) if seen else ("",) * 4
+            told = dict(zip(("validation", "validation_low", "validation_high", "validation_n"), there, strict=True))
+            writer.writerow({**facts, "metric": name, **(estimate.to_json() if estimate else {}), **told})
     return stream.getvalue()
 
 
-def numbers(matrix: Matrix) -> dict[str, Estimate | float | None]:
+def numbers(matrix: Matrix) -> dict[str, Estimate | None]:
     """Each cell's metrics under names fit for the record of runs: metric/training/variant, and validation/ before them."""
-    found: dict[str, Estimate | float | None] = {}
+    found: dict[str, Estimate | None] = {}
     for cell in matrix.pairings:
         place = "/".join(cell)
         found |= {f"{name}/{place}": matrix.rows[cell].metrics.get(name) for name in matrix.metrics}

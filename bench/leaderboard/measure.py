@@ -84,23 +84,20 @@ class Measured:
 
     def validation(
         self, runs: Mapping[str, Callable[[], Frame]], metric: str, subset: str, variants: Sequence[str]
-    ) -> dict[str, float]:
-        """variant -> mean over seeds of the metric, of those variants where every seed has it; the frames are not held.
+    ) -> dict[str, Estimate]:
+        """variant -> the metric over seeds, of those variants where it is defined; the frames are not held.
 
         runs: id -> its validation frame. Raises DataError where one cannot be read or has no such view.
         """
 
-        def make() -> dict[str, float]:
-            frames, found = by_seed([load() for load in runs.values()]), {}
-            for variant in variants:
-                each = [values(part_of(frame, subset, variant), [metric]).get(metric, np.nan) for frame in frames]
-                if np.isfinite(each).all():
-                    found[variant] = float(np.mean(each))
-            return found
+        def make() -> dict[str, Any]:
+            frames = by_seed([load() for load in runs.values()])
+            each = {v: over_seeds([part_of(frame, subset, v) for frame in frames], [metric]) for v in variants}
+            return {v: found[metric].to_json() for v, found in each.items() if metric in found}
 
         asked = {"validation": sorted(runs), "metric": metric, "subset": subset, "variants": list(variants)}
-        found: dict[str, float] = self.kept(asked, make)
-        return found
+        found = {v: Estimate(**kept) for v, kept in self.kept({**asked, "interval": True}, make).items()}
+        return {v: one for v, one in found.items() if one.value is not None}
 
     def _measure(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         frames = self._frames_of(runs)
