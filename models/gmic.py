@@ -9,6 +9,7 @@ Deviations: (1) one output, mass, in place of two of which one is used; (2) the 
 begin with, unless `weights` names a file: paper 004 begins with GMIC's.
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -294,9 +295,8 @@ class Gmic(Method):
             logits = self.net.logits(features)
         sign = torch.where(target == MASS, 1.0, -1.0).to(logits.dtype).view(-1, 1, 1)
         found = {"cam": (logits[:, -1] * sign).sigmoid()}
-        m = self._pooled(
-            logits.double()
-        )  # in double: squares of a sure film's gradients are nothing in single precision
+        # In double: squares of a sure film's gradients are nothing in single precision.
+        m = self._pooled(logits.double())
         gradient = self._gradient(features.double(), m) * sign[..., None]
         unit = m.mean(dim=(1, 2), keepdim=True) if m is not None and self.config.cam_unit == "logit" else 1.0
         for cam in _cams.RULES:
@@ -388,7 +388,7 @@ def _step(epochs: float) -> float:
 
 
 def _cosine(share: float) -> float:
-    return float(torch.cos(torch.tensor(torch.pi * min(1.0, share))))
+    return math.cos(math.pi * min(1.0, share))
 
 
 def _unit(map_BChw: Tensor) -> Tensor:

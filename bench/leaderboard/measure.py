@@ -20,7 +20,6 @@ from bench.metrics import (
     difference,
     over_seeds,
     smallest_difference,
-    values,
 )
 from data.errors import DataError
 
