@@ -119,7 +119,10 @@ def _value_at(at: tuple[float, ...], curves: int) -> Value:
 # ---- thresholds of the map ------------------------------------------------------------------------------------------
 def at_best(frame: Frame, what: Literal["tpr", "fppi"]) -> Part:
     """Paper 004: of films with a mass alone, at the threshold with the highest TPR; chosen anew in each resample."""
-    these, here = films(frame), found(frame)
+    return best_part(films(frame), found(frame), what)
+
+
+def best_part(these: Films, here: Found, what: Literal["tpr", "fppi"]) -> Part:
     mass = ~these.normal
     lesions = np.array([len(boxes) for boxes in these.lesions])[mass]
     counts = here.tally[mass]
