@@ -285,7 +285,7 @@ class App:
         with self.talk.progress(f"final {cell}") as update:
             of_folds = run_finals(finals, tracker, Meter(update, seeds * len(finals) + len(before)).seen)
         ids = [run_id for of_fold in of_folds for run_id in of_fold]
-        board = read_board(self.home, tracker)
+        board = read_board(self.home, tracker, self.talk)
         page = write_board(self.home, board)
         rows = [row for row in board.rows if set(row.seeds) & set(ids)]
         self.exit_code = 0 if rows and all(row.status == "done" for row in rows) else 1
@@ -320,7 +320,7 @@ class App:
         tracker = self.tracker()
         for run in tracker.mark_dead():
             self.talk.say(f"cut off: {run.kind} {run.run_id[:8]}, {run.name}; its command goes on with it")
-        board = read_board(self.home, tracker)
+        board = read_board(self.home, tracker, self.talk)
         page = write_board(self.home, board)
         document = board.to_json(page=str(page))
         if form == "table" or self.talk.as_json:

@@ -61,7 +61,7 @@ class Benchmark:
             with self.talk.progress(f"suite {self.suite.name}") as update:
                 self._run([one for one, _ in open_cells], tracker, Meter(update, runs))
         name_runs([(one, plan) for one, plan in plans if plan is not None], tracker)
-        board = read_board(self.app.home, tracker, list(self.said.values()))
+        board = read_board(self.app.home, tracker, self.talk, list(self.said.values()))
         page = write_board(self.app.home, board)
         record_matrices(self.app.home, tracker, board, self.suite.name, set(self.settings.values()))
         return self._document(board, page, ready, tracker), board

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench.config import digest
+from bench.console import Talk
 from bench.home import Home
 from bench.leaderboard.build import build_board
 from bench.leaderboard.collect import collect
@@ -19,8 +20,15 @@ from bench.leaderboard.table import write_tables
 from bench.tracking import Tracker
 
 
-def read_board(home: Home, tracker: Tracker, cells: Sequence[Mapping[str, Any]] = ()) -> Board:
+def read_board(home: Home, tracker: Tracker, talk: Talk, cells: Sequence[Mapping[str, Any]] = ()) -> Board:
     """The board of every final run; cells that a suite asked for and that have no run say so."""
+    with talk.progress("measuring trainings") as update:
+        return _read(home, tracker, cells, update)
+
+
+def _read(
+    home: Home, tracker: Tracker, cells: Sequence[Mapping[str, Any]], update: Callable[[int, int], None]
+) -> Board:
     runs = collect(tracker, page_folder=home.leaderboard)
     ledger = list(home.ledger.entries())
     board = build_board(
@@ -29,6 +37,7 @@ def read_board(home: Home, tracker: Tracker, cells: Sequence[Mapping[str, Any]] 
         registrations=[_registration(entry) for entry in ledger if entry["kind"] == "preregistration"],
         keep=home.leaderboard / "measured",
         validation=lambda: collect(tracker, side="validation"),
+        update=update,
         ledger=ledger,
         date=datetime.now(UTC).date().isoformat(),
         ui_command=f"python run_bench.py ui --out {home.out.name}",

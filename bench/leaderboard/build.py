@@ -31,16 +31,20 @@ def build_board(
     registrations: Sequence[Registration] = (),
     keep: Path | None = None,
     validation: Callable[[], Iterable[SeedRun]] | None = None,
+    update: Callable[[int, int], None] | None = None,
     **shown: Any,
 ) -> Board:
     """The board of these runs, newest first where one was made again.
 
     cells: {"method", "arm", "dataset", "track", "status", "reason"} that a suite asked for; those without a run get a row
     that says why. keep: folder of computed metrics, so that a second call reads no frame. validation: the same runs with their
-    validation frames, asked for where a table is a matrix of trainings and test-time variants. shown: title, date... of Board.
+    validation frames, asked for where a table is a matrix of trainings and test-time variants. update: told the trainings that
+    are measured and how many there are. shown: title, date... of Board.
     """
     measured = Measured(keep)
     groups = group(runs)
+    sets = [_folders(members) for members in groups if _whole(members)]
+    measured.ahead([frames for frames in sets if frames], update)
     rows: list[Row] = []
     owners: dict[str, Runs] = {}
     for members in groups:
@@ -77,12 +81,31 @@ def group(runs: Iterable[SeedRun]) -> list[Runs]:
     return [[members[place] for place in sorted(members)] for members in found.values()]
 
 
+def _asked(members: Runs) -> int:
+    """How many seeds the row is to have."""
+    return max(int(run.facts.get("seeds_asked", 0)) for run in members) or len({run.place[0] for run in members})
+
+
+def _folds(members: Runs) -> int:
+    return FOLDS.get(str(members[0].spec.get("protocol")), 1)
+
+
+def _whole(members: Runs) -> bool:
+    """Whether every seed that was asked for has a result, on every fold."""
+    return sum(run.usable for run in members) >= _asked(members) * _folds(members)
+
+
+def _folders(members: Runs) -> dict[str, Path]:
+    """Where the row's frames lie; {}: not all of them on this machine."""
+    found = {run.frame_id: run.folder for run in members if run.usable}
+    here = {frame: folder for frame, folder in found.items() if folder is not None}
+    return here if len(here) == len(found) else {}
+
+
 def _rows_of(members: Runs, measured: Measured) -> list[Row]:
-    asked = max(int(run.facts.get("seeds_asked", 0)) for run in members) or len({run.place[0] for run in members})
-    folds = FOLDS.get(str(members[0].spec.get("protocol")), 1)
-    usable = [run for run in members if run.usable]
-    if len(usable) < asked * folds:
-        status, reason = _incomplete(members, asked, folds)
+    asked, usable = _asked(members), [run for run in members if run.usable]
+    if not _whole(members):
+        status, reason = _incomplete(members, asked, _folds(members))
         return [_row(members, asked, {}, status, reason)]
     loads = {run.frame_id: run.load for run in usable if run.load is not None}
     try:

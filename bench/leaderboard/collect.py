@@ -40,7 +40,7 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
             searches[sweep] = _search(tracker, sweep)
         for track in _tracks(info, side):
             load = _loader(tracker, info, track, side)
-            frame = info.artifacts / "frames" / f"{side}-{track}" if info.artifacts is not None else None
+            frame = _folder(info, track, side)
             found.append(
                 SeedRun(
                     run_id=info.run_id,
@@ -56,7 +56,8 @@ def collect(tracker: Tracker, *, page_folder: Path | None = None, side: str = "t
                     facts=_facts(info, spec),
                     references=_json(tracker, info, ARTIFACT.format(track=track)) or {},
                     pictures=tuple(_pictures(info, page_folder, track)),
-                    stamp=_stamp(frame) if frame is not None and frame.is_dir() else "",
+                    folder=frame,
+                    stamp=_stamp(frame) if frame is not None else "",
                 )
             )
     return found
@@ -114,6 +115,12 @@ def _loader(tracker: Tracker, info: RunInfo, track: str, side: str) -> partial[F
     if info.state != "complete":
         return None
     return partial(_load, tracker, info.run_id, f"frames/{side}-{track}")
+
+
+def _folder(info: RunInfo, track: str, side: str) -> Path | None:
+    """Of its frame, where that lies on this machine."""
+    found = info.artifacts / "frames" / f"{side}-{track}" if info.artifacts is not None else None
+    return found if found is not None and found.is_dir() else None
 
 
 def _stamp(folder: Path) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from bench.metrics import (
     over_seeds,
     smallest_difference,
 )
-from data.errors import DataError
+from data.errors import DataError, MachineError
 
 ALL, THREE_MARGINS, ALL_MASSES = "all", "three margins", "all masses"
 
@@ -51,7 +53,29 @@ class Measured:
 
     def rows(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:
         """runs: id -> its frame. One item per view and variant: subset, variant, metrics, rows, input and so on."""
-        return self.kept({"rows": sorted(runs), "metrics": sorted(METRICS)}, lambda: self._measure(runs))
+        return self.kept(_of_rows(runs), lambda: self._measure(runs))
+
+    def ahead(self, sets: Sequence[Mapping[str, Path]], update: Callable[[int, int], None] | None = None) -> None:
+        """What `rows` is going to be asked, computed on all cores and kept. sets: of each row, id -> the folder of its frame.
+
+        Nothing without a `folder` to keep it in. MachineError where a process that measures is killed.
+        """
+        waiting = [frames for frames in sets if self.folder is not None and not self._path(_of_rows(frames)).exists()]
+        if len(waiting) < 2:
+            return
+        from joblib import Parallel, cpu_count, delayed
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        each = Parallel(min(len(waiting), cpu_count()), return_as="generator_unordered")
+        try:
+            for done, _ in enumerate(each(delayed(_alone)(self.folder, frames) for frames in waiting)):
+                if update is not None:
+                    update(done + 1, len(waiting))
+        except TerminatedWorkerError as error:
+            what = f"a process that measures the rows of the leaderboard was killed: {str(error).splitlines()[0]}"
+            raise MachineError(
+                what, "memory", "free some and run `leaderboard`: rows measured before are kept"
+            ) from error
 
     def difference(
         self,
@@ -127,7 +151,7 @@ class Measured:
         """What `make` gives as JSON, made once for what is asked."""
         if self.folder is None:
             return make()
-        path = self.folder / f"{digest({**asked, 'version': VERSION})}.json"
+        path = self._path(asked)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -137,6 +161,20 @@ class Measured:
         temporary.write_text(json.dumps(made, allow_nan=False), encoding="utf-8")
         temporary.replace(path)
         return made
+
+    def _path(self, asked: Mapping[str, Any]) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{digest({**asked, 'version': VERSION})}.json"
+
+
+def _of_rows(runs: Iterable[str]) -> dict[str, Any]:
+    return {"rows": sorted(runs), "metrics": sorted(METRICS)}
+
+
+def _alone(folder: Path, frames: Mapping[str, Path]) -> None:
+    """One row's frames measured in a process of their own. A frame that cannot be read is met again, and told, by `rows`."""
+    with suppress(DataError):
+        Measured(folder).rows({run: partial(Frame.load, path) for run, path in frames.items()})
 
 
 def describe(frames: Sequence[Frame], subset: str, variant: str) -> dict[str, Any]:

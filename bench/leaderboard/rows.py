@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.metrics import METRICS, Estimate, Frame
@@ -34,7 +35,8 @@ class Badge:
 class SeedRun:
     """One final training (one seed, one fold) as the board reads it.
 
-    spec: the RunSpec as JSON. load: reads its frame of this track; None where it left none. requirements: identity ->
+    spec: the RunSpec as JSON. load: reads its frame of this track; None where it left none. folder: where the frame lies, if on
+    this machine. requirements: identity ->
     machine seconds of each run that it started from. search: id, trials and seconds of the sweep that chose its config.
     facts: seeds_asked, opened_before, forced, shared_requirements, altered, dirty, commit, reduced (fields), trained_before, weights,
     arms (names of a suite's arms that it was asked for under).
@@ -53,6 +55,7 @@ class SeedRun:
     facts: Mapping[str, Any] = field(default_factory=dict)
     references: Mapping[str, Any] = field(default_factory=dict)  # subset -> name -> metric -> estimate as JSON
     pictures: tuple[str, ...] = ()  # paths of explanation panels, relative to the page
+    folder: Path | None = None
     stamp: str = ""  # of its frame's files: what was computed from others is computed again
 
     @property

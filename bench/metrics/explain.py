@@ -25,7 +25,7 @@ Average = Literal["pairs", "images"]
 Score = Literal["", "pointing_", "energy_"]
 SCALES: tuple[Scale, ...] = ("lesion", "fine")
 SCORES: tuple[Score, ...] = ("", "pointing_", "energy_")
-_CHUNK = 8_000_000  # pixels held as float64 at a time
+_CHUNK = 1 << 20  # pixels of the maps read at a time: what a cache holds is faster than what memory does
 
 NEARLY_PERFECT = 0.98  # above it the skill's denominator is too small to divide by
 DRAWN = ("brightness", "sobel")  # blind maps that are made of the image
