@@ -80,11 +80,14 @@ def late(names: tuple[str, ...], track: str) -> tuple[str, ...]:
     return tuple(name for name in names if name not in quick_names(track))
 
 
-def map_metrics(ready: Ready) -> tuple[str, ...]:
-    """What the validation frame can say of where this cell's method looks: maps of the true class against the masks."""
+def told_metrics(ready: Ready) -> tuple[str, ...]:
+    """What the validation frame can say of where this cell's method looks: the track's primary metric, and maps of the true class
+    against the masks."""
     table, track = ready.prepared.table, ready.task.track.name
     has = {need: bool(table[column].any()) for need, (_, column, _) in MASKS.items()}
-    wanted = [m for m in METRICS.values() if "maps" in m.needs and m.direction == "max" and track in m.tracks]
+    primary = METRICS[ready.task.track.primary]
+    maps = [m for m in METRICS.values() if "maps" in m.needs and m.direction == "max" and track in m.tracks]
+    wanted = [*([primary] if primary.needs else []), *(m for m in maps if m is not primary)]
     return tuple(
         m.name for m in wanted if not m.name.endswith("_predicted") and all(has.get(need, True) for need in m.needs)
     )

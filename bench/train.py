@@ -7,7 +7,7 @@ from typing import Any
 from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
 from bench.config import RunSpec
-from bench.objectives import map_metrics
+from bench.objectives import told_metrics
 from bench.plan import Ready
 from bench.recorder import Recorder, keep_state
 from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
@@ -25,7 +25,7 @@ def _train(ready: Ready, spec: RunSpec, tracker: Tracker, seen: Seen) -> dict[st
     run_requirements(ready, ready.all_requirements(ready.base, spec.seed), tracker, seen)
     folder = ready.home.checkpoints / f"{spec.identity}-train"
     job = ready.job(spec, folder, name=f"{ready.cell.method} seed {spec.seed}, {ready.cell.dataset}")
-    job = job.model_copy(update={"objectives": map_metrics(ready)})
+    job = job.model_copy(update={"objectives": told_metrics(ready)})
     last: dict[str, Any] = {}
 
     def see(number: int, payload: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from bench.engine.run import last_payload, train_run
 from bench.home import Home
 from bench.metrics import Frame, values
 from bench.metrics.operating import operating_points
+from bench.objectives import told_metrics
 from bench.plan import Ready, make_ready
 from bench.suite import Cell
 from models._cams import TITLES
@@ -34,6 +35,11 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
     budget = {"width": 0.25, "batch": 8, "size": 128}
     cell = Cell(method="gmic", dataset="phantom", track="detection", options=DATA, budget=budget, settings=FILMS)
     return make_ready(Home.at(tmp_path_factory.mktemp("runs")), cell)
+
+
+def test_a_training_tells_its_track_s_primary_metric_first(ready: Ready) -> None:
+    told = told_metrics(ready)
+    assert told[0] == TPR and told.count(TPR) == 1 and "activation_precision_lesion" in told
 
 
 @pytest.fixture(scope="module")
