@@ -13,7 +13,7 @@ from bench.console import Talk
 from bench.home import Home
 from bench.leaderboard.build import build_board
 from bench.leaderboard.collect import collect
-from bench.leaderboard.matrix import files_of, numbers, write_matrix
+from bench.leaderboard.matrix_files import files_of, numbers, write_matrix
 from bench.leaderboard.page import write_page
 from bench.leaderboard.rows import Board, Registration, SeedRun
 from bench.leaderboard.table import write_tables

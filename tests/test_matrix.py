@@ -17,7 +17,8 @@ from bench.board import record_matrices
 from bench.home import Home
 from bench.leaderboard import page, table
 from bench.leaderboard.build import build_board
-from bench.leaderboard.matrix import Matrix, files_of, heats, to_csv, words, write_matrix
+from bench.leaderboard.matrix import Matrix, words
+from bench.leaderboard.matrix_files import files_of, heats, to_csv, write_matrix
 from bench.leaderboard.rows import Board, Registration, SeedRun
 from bench.metrics import Frame, over_seeds
 from bench.suite import read_suite
@@ -248,6 +249,20 @@ def test_what_a_method_calls_equal_is_said_and_checked() -> None:
     )
     assert re.match(r"Equal by algebra .*LayerCAM = GradCAM\+\+.* measured: apart by up to 0\.\d+ \(\w+\)\.", told[1])
     assert len(told) == 2, "what is declared is not found once more"
+
+
+def test_trainings_that_differ_in_the_name_of_one_map_alone_are_said_to_be_equal() -> None:
+    """Each training's frames are of its own skill here: so they are apart, and the sentence says by how much."""
+    pairs = [["xgradcam", "layercam", "m is constant"]]
+    runs = trained(["cam", "xgradcam", "layercam"], ["cam", "xgradcam", "layercam"], {}, coincide=pairs)
+    (matrix,) = build_board(runs).matrices
+    (told,) = [line for line in words(matrix) if "the trainings" in line]
+    assert re.fullmatch(
+        r"Equal by algebra: the trainings train_xgradcam = train_layercam, m is constant; measured: apart by up to 0\.\d+ \(\w+\)\.",
+        told,
+    )
+    (none,) = build_board(trained(["cam", "gradcam"], ["cam", "gradcam"], {}, coincide=pairs)).matrices
+    assert not any("the trainings" in line for line in words(none))
 
 
 def test_cells_that_came_out_equal_are_found() -> None:

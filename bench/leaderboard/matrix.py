@@ -5,18 +5,12 @@ A table has a matrix where two rows' names or more (arms, methods) were judged u
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from bench.config import digest
-from bench.explain.heatmap import Heat, save_heat
-from bench.explain.panels import whole
 from bench.leaderboard.badges import control_of
 from bench.leaderboard.measure import Measured
 from bench.leaderboard.rows import Board, Row, SeedRun
@@ -32,14 +26,7 @@ SHOWN = {
     "malignancy": ("activation_precision_lesion",),
     "detection": ("tpr_at_fppi_1", "tpr_max", "fppi_max"),
 }
-CHOSEN, BEST = "validation's choice", "best on test"
 SAME = 1e-12  # values nearer than this are one value: what is left is rounding
-COLUMNS = (
-    *("track", "dataset", "subset", "method", "training", "variant", "metric", "value", "low", "high", "n"),
-    *("interval", "note", "seeds", "patients", "validation", "validation_low", "validation_high", "validation_n"),
-    *("validations_choice", "best_on_test"),
-    *("data_hash", "split_hash", "rows_hash", "config_hash", "run_ids"),
-)
 
 
 @dataclass(frozen=True)
@@ -172,12 +159,16 @@ def _matrix(
 def _in_order(trainings: Mapping[str, Row], tests: Sequence[str]) -> list[str]:
     """By name; where a field of the settings is in every training another one of the variants, in the variants' order, so that
     what is alike in training and test lies on the diagonal."""
-    configs = [row.config for row in trainings.values()]
-    shared = [name for name in configs[0] if all(config.get(name) in tests for config in configs)]
-    own = max(shared, key=lambda name: len({config[name] for config in configs}), default=None)
+    own = _own([row.config for row in trainings.values()], tests)
     if own is None:
         return sorted(trainings)
     return sorted(trainings, key=lambda name: (tests.index(trainings[name].config[own]), name))
+
+
+def _own(configs: Sequence[Mapping[str, Any]], tests: Sequence[str]) -> str | None:
+    """The field of the settings that names in every training one of the variants, and tells most of them apart."""
+    shared = [name for name in configs[0] if all(config.get(name) in tests for config in configs)]
+    return max(shared, key=lambda name: len({config[name] for config in configs}), default=None)
 
 
 def _on_validation(matrix: Matrix, runs: Mapping[tuple[str, str], SeedRun], measured: Measured) -> Matrix:
@@ -206,6 +197,7 @@ def words(matrix: Matrix) -> list[str]:
     return [
         *_choice(matrix),
         *_declared(matrix),
+        *_twins(matrix),
         *_found(matrix),
         *(f"Without a result: {one}." for one in matrix.absent),
     ]
@@ -218,7 +210,7 @@ def _choice(matrix: Matrix) -> Iterator[str]:
     if chosen:
         seen, seeds = matrix.validation[chosen[0]], matrix.rows[chosen[0]].seeds_asked
         there = (
-            f"{title} {_stated(seen)} there, as the best of {len(matrix.rows)} optimistic; n = {seen.n}, {seeds} seeds"
+            f"{title} {stated(seen)} there, as the best of {len(matrix.rows)} optimistic; n = {seen.n}, {seeds} seeds"
         )
         tests = "; ".join(f"{matrix.called(cell)} {_short(matrix, cell)}" for cell in chosen)
         names = " or ".join(matrix.called(cell) for cell in chosen)
@@ -232,14 +224,14 @@ def _choice(matrix: Matrix) -> Iterator[str]:
 
 def _short(matrix: Matrix, cell: Pairing) -> str:
     estimate = matrix.rows[cell].metrics.get(matrix.primary)
-    return "–" if estimate is None else _stated(estimate)
+    return "–" if estimate is None else stated(estimate)
 
 
-def _stated(estimate: Estimate) -> str:
-    return "–" if estimate.value is None else f"{estimate.value:.3f} ({_bounds(estimate)})"
+def stated(estimate: Estimate) -> str:
+    return "–" if estimate.value is None else f"{estimate.value:.3f} ({bounds(estimate)})"
 
 
-def _bounds(estimate: Estimate) -> str:
+def bounds(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return "no interval"
     return f"{estimate.low:.3f}–{estimate.high:.3f}".replace("-", "−")
@@ -255,8 +247,28 @@ def _declared(matrix: Matrix) -> Iterator[str]:
     for (one, other, why), trainings in said.items():
         where = "" if len(trainings) == len(matrix.trainings) else f" (after {', '.join(trainings)})"
         apart = max((_apart(matrix, (t, one), (t, other)) for t in trainings), default=(0.0, ""))
-        measured = f"apart by up to {apart[0]:.2g} ({apart[1]})" if apart[0] > SAME else "equal in every metric"
-        yield f"Equal by algebra{where}: {matrix.title(one)} = {matrix.title(other)}, {why}; measured: {measured}."
+        yield f"Equal by algebra{where}: {matrix.title(one)} = {matrix.title(other)}, {why}; measured: {_told(apart)}."
+
+
+def _twins(matrix: Matrix) -> Iterator[str]:
+    """Trainings that differ in the name of a map alone, of two maps that their method calls equal."""
+    rows = {training: matrix.rows[training, matrix.tests[0]] for training in matrix.trainings}
+    own = _own([row.config for row in rows.values()], matrix.tests)
+    if own is None:
+        return
+    for (a, one), (b, other) in combinations(rows.items(), 2):
+        apart = {
+            name for name in one.config.keys() | other.config.keys() if one.config.get(name) != other.config.get(name)
+        }
+        maps = {one.config[own], other.config[own]}
+        why = next((why for *pair, why in one.coincide if set(pair) == maps and (*pair, why) in other.coincide), None)
+        if apart == {own} and why is not None:
+            gap = max(_apart(matrix, (a, test), (b, test)) for test in matrix.tests)
+            yield f"Equal by algebra: the trainings {a} = {b}, {why}; measured: {_told(gap)}."
+
+
+def _told(gap: tuple[float, str]) -> str:
+    return f"apart by up to {gap[0]:.2g} ({gap[1]})" if gap[0] > SAME else "equal in every metric"
 
 
 def _apart(matrix: Matrix, one: Pairing, other: Pairing) -> tuple[float, str]:
@@ -290,96 +302,3 @@ def _first_of(matrix: Matrix, training: str, test: str) -> str:
     for _ in pairs:
         same |= {name for one, other, _ in pairs if {one, other} & same for name in (one, other)}
     return min(same)
-
-
-# ---- as pictures, tables, numbers -----------------------------------------------------------------------------------
-def heats(matrix: Matrix) -> list[Heat]:
-    """A heat map per metric."""
-    marks: dict[tuple[int, int], list[str]] = {}
-    for cells, mark in ((matrix.chosen, CHOSEN), (matrix.best, BEST)):
-        for training, test in cells:
-            marks.setdefault((matrix.trainings.index(training), matrix.tests.index(test)), []).append(mark)
-    return [_heat(matrix, name, marks) for name in matrix.metrics]
-
-
-def _heat(matrix: Matrix, name: str, marks: Mapping[tuple[int, int], Sequence[str]]) -> Heat:
-    estimates = [[matrix.rows[one, test].metrics.get(name) for test in matrix.tests] for one in matrix.trainings]
-    return Heat(
-        title=f"{_sentence(metric_title(name))}: {matrix.heading}",
-        rows=matrix.trainings,
-        columns=[matrix.title(test) for test in matrix.tests],
-        down="training",
-        across="test",
-        values_RC=np.array([[e.value if e and e.value is not None else np.nan for e in line] for line in estimates]),
-        intervals=[[_bounds(e) if e and e.value is not None else "" for e in line] for line in estimates],
-        better=METRICS[name].direction,
-        caption=_caption(matrix, name, [e for line in estimates for e in line if e and e.value is not None]),
-        marks=marks,
-    )
-
-
-def _caption(matrix: Matrix, name: str, estimates: Sequence[Estimate]) -> str:
-    rows = list(matrix.rows.values())
-    n = _span(estimate.n for estimate in estimates)
-    seeds = _span(row.seeds_asked for row in rows)
-    kinds = "; ".join(dict.fromkeys(estimate.interval for estimate in estimates))
-    patients = f"; {rows[0].patients} patients on the test side" if rows[0].patients else ""
-    return f"{_sentence(METRICS[name].summary)}. Mean over {seeds} seeds with its 95 % interval ({kinds}); n = {n}{patients}."
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _span(numbers: Iterable[int]) -> str:
-    found = sorted(set(numbers))
-    return " to ".join(str(one) for one in dict.fromkeys((found[0], found[-1])))
-
-
-def to_csv(matrix: Matrix) -> str:
-    """One line per pairing and shown metric; `validation` is of the primary metric alone."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for cell in matrix.pairings:
-        row = matrix.rows[cell]
-        facts = {
-            "track": row.track, "dataset": row.dataset, "subset": row.subset, "method": row.method,
-            "training": cell[0], "variant": cell[1], "seeds": row.seeds_asked, "patients": row.patients or "",
-            "validations_choice": cell in matrix.chosen, "best_on_test": cell in matrix.best,
-            **{f"{name}_hash": row.hashes.get(name, "") for name in ("data", "split", "rows", "config")},
-            "run_ids": " ".join(row.seeds),
-        }  # fmt: skip
-        for name in matrix.metrics:
-            estimate = row.metrics.get(name)
-            seen = matrix.validation.get(cell) if name == matrix.primary else None
-            there = (seen.value, seen.low, seen.high, seen.n) if seen else ("",) * 4
-            told = dict(zip(("validation", "validation_low", "validation_high", "validation_n"), there, strict=True))
-            writer.writerow({**facts, "metric": name, **(estimate.to_json() if estimate else {}), **told})
-    return stream.getvalue()
-
-
-def numbers(matrix: Matrix) -> dict[str, Estimate | None]:
-    """Each cell's metrics under names fit for the record of runs: metric/training/variant, and validation/ before them."""
-    found: dict[str, Estimate | None] = {}
-    for cell in matrix.pairings:
-        place = "/".join(cell)
-        found |= {f"{name}/{place}": matrix.rows[cell].metrics.get(name) for name in matrix.metrics}
-        if cell in matrix.validation:
-            found[f"validation/{matrix.primary}/{place}"] = matrix.validation[cell]
-    return found
-
-
-def files_of(matrix: Matrix, folder: Path) -> list[Path]:
-    """Where `write_matrix` writes."""
-    return [folder / f"{matrix.name}.csv", *(folder / f"{matrix.name}-{name}.svg" for name in matrix.metrics)]
-
-
-def write_matrix(matrix: Matrix, folder: Path) -> list[Path]:
-    """The numbers as CSV and a heat map per metric as SVG, each whole or not at all. MachineError where the disk refuses."""
-    table, *pictures = files_of(matrix, folder)
-    text = to_csv(matrix)
-    whole(table, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    for heat, path in zip(heats(matrix), pictures, strict=True):
-        save_heat(heat, path)
-    return [table, *pictures]

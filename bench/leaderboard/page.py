@@ -16,7 +16,8 @@ from bench.config import canonical
 from bench.explain.heatmap import Heat
 from bench.leaderboard.badges import CODES
 from bench.leaderboard.forest import forest
-from bench.leaderboard.matrix import Matrix, heats, words
+from bench.leaderboard.matrix import Matrix, words
+from bench.leaderboard.matrix_files import heats
 from bench.leaderboard.rows import Board, Comparison, Row
 from bench.leaderboard.titles import metric_title
 from bench.metrics import METRICS, Estimate
