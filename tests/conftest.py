@@ -11,12 +11,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.toy_engine import Tiny
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes side by side, as many as there are cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile(
+    "tests", deadline=None
+)  # how long a case takes says how busy the machine is, not what the code does
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

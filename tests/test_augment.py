@@ -107,7 +107,7 @@ def test_an_epoch_is_what_it_always_was(tmp_path: Path, recipe: str) -> None:
 # ---- image, mask and box
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, 30), st.integers(0, 30), st.integers(4, 12), st.integers(4, 12), st.integers(0, 10**6),
     st.sampled_from(["none", "turns", "window_turns", "flip_hv", "paper003"]), st.sampled_from([(40, 40), (40, 32)]),
@@ -125,7 +125,7 @@ def test_image_mask_and_box_move_together(x, y, w, h, seed, recipe, size):
     assert np.array_equal(masks[0] == 255, expected)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(8, 20), st.integers(8, 20), st.integers(6, 14), st.integers(0, 10**6),
     st.sampled_from([one for one in RECIPES if one.recipe in ("paper002", "paper003", "paper004")]),

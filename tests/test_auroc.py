@@ -71,7 +71,7 @@ def test_holm_as_in_a_worked_example() -> None:
 
 # ---- closed forms ---------------------------------------------------------------------------------------------------
 @given(scored)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_auroc_and_placements_by_counting_pairs(rows: list[tuple[bool, int]]) -> None:
     y, score = (np.array(column) for column in zip(*rows, strict=True))
     value, placed = auroc.placements(y, score.astype(float))
@@ -119,7 +119,7 @@ def test_macro_auroc_carries_the_covariance_between_classes() -> None:
 
 # ---- laws -----------------------------------------------------------------------------------------------------------
 @given(scored, st.sampled_from(["affine", "cube", "exp", "rank"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_auroc_and_its_interval_do_not_change_under_monotone_maps(rows: list[tuple[bool, int]], kind: str) -> None:
     y, score = (np.array(column) for column in zip(*rows, strict=True))
     maps = {"affine": lambda s: 3 * s - 7, "cube": lambda s: s**3, "exp": np.exp, "rank": pd.Series.rank}
@@ -128,7 +128,7 @@ def test_auroc_and_its_interval_do_not_change_under_monotone_maps(rows: list[tup
 
 
 @given(scored)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_turning_the_scores_turns_the_interval(rows: list[tuple[bool, int]]) -> None:
     y, score = (np.array(column) for column in zip(*rows, strict=True))
     one, other = (metrics.quick(binary(y, sign * score.astype(float)))["auroc_mean"] for sign in (1, -1))
@@ -139,7 +139,7 @@ def test_turning_the_scores_turns_the_interval(rows: list[tuple[bool, int]]) -> 
 
 
 @given(st.permutations(range(30)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_order_of_rows_does_not_matter(order: list[int]) -> None:
     table = samples(30)
     frame = toy_frame(table=table)

@@ -114,7 +114,7 @@ def test_the_region_is_the_change_and_one_cell_around_it() -> None:
     assert np.isnan(lift(hot, changed(film, film))).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     size=st.sampled_from([24, 40, 64]),

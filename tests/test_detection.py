@@ -166,7 +166,7 @@ def test_a_false_positive_more_never_raises_the_share_found(seed: int, images: i
 
 
 @given(SEEDS, st.booleans(), st.booleans(), st.sampled_from(["all", "external"]), st.sampled_from([4, 8]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_flipping_map_and_lesions_together_changes_nothing(
     seed: int, upside_down: bool, mirrored: bool, components: str, connectivity: int
 ) -> None:
@@ -191,7 +191,7 @@ def test_flipping_map_and_lesions_together_changes_nothing(
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_regions_of_a_higher_threshold_lie_in_those_of_a_lower_one(seed: int) -> None:
     found = detection.regions(ndimage.gaussian_filter(np.random.default_rng(seed).random((30, 40)), 2.0))
     assert len(found.at(0)) and len(found.at(9))

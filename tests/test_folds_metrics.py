@@ -52,7 +52,7 @@ def test_folds_are_told_apart_and_matrices_summed() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_corrected_test_is_less_sure_by_the_closed_factor(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = rng.normal(0.6, 0.1, FOLDS), rng.normal(0.5, 0.1, FOLDS)

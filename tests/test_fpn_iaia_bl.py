@@ -44,7 +44,7 @@ def test_golden(name: str, dtype: str) -> None:
     assert [check.name for check in found if not check.share <= 1] == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     pixels=st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -263,7 +263,7 @@ def test_detection_can_be_searched_by_but_is_known_late() -> None:
 
 # ---- laws -----------------------------------------------------------------------------------------------------------
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_flipping_films_maps_and_boxes_together_changes_nothing(seed: int) -> None:
     frame = mapped_films(seed, films=12)
     assert frame.maps is not None and frame.masks is not None
@@ -280,7 +280,7 @@ def test_flipping_films_maps_and_boxes_together_changes_nothing(seed: int) -> No
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 3))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_monotone_change_of_all_scores_and_more_allowed_false_positives(seed: int, power: float) -> None:
     rng = np.random.default_rng(seed)
     labels = [1] * 8 + [0] * 8

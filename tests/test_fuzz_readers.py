@@ -25,7 +25,7 @@ TABLES = (".csv", ".txt", ".xml")
 DICOM, IMAGES = (".dcm", ".dicom"), (".png", ".tif", ".pgm")
 SECRET = "DOE^JANE"  # the patient that every DICOM header names
 MEMORY = 1 << 30  # bytes that the whole of a test may add to what the process held before
-FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
+FUZZ = {"suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def by_matrices(
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, 5, 7]), st.sampled_from([2, 8, 32]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_box_sums_are_the_matrices(seed: int, window: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, rng.integers(1, 300), size=(9, 11)).astype(float)
@@ -57,7 +57,7 @@ def test_box_sums_are_the_matrices(seed: int, window: int, levels: int) -> None:
     st.integers(0, 2**32 - 1), st.sets(st.integers(1, 4), min_size=1), st.sets(st.sampled_from((0, 45, 90, 135)), min_size=1),
     st.booleans(), st.sampled_from(("reflect", "symmetric", "edge")),
 )  # fmt: skip
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_other_pairs_are_the_matrices_too(
     seed: int, distances: set[int], angles: set[glcm.Angle], symmetric: bool, pad: glcm.Pad
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_tie_is_background_and_batches_change_nothing() -> None:
 
 # ---- activation and variance of the same cells -------------------------------------------------------------------
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_products_of_cells_have_pearsons_r_as_their_mean(seed: int) -> None:
     rng = np.random.default_rng(seed)
     activation, variance = rng.random((3, 4)), rng.random((12, 20))

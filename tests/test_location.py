@@ -229,7 +229,7 @@ def turned(frame: Frame, how: str) -> Frame:
 
 
 @given(st.integers(0, 10**6), st.sampled_from([*TURNS, "quarter"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_nothing_changes_when_image_mask_and_map_flip_together(seed: int, how: str) -> None:
     frame = with_untrained(mapped_frame(seed, rows=10), np.random.default_rng(seed).random((10, 7, 7)))
     before, after = explain.pair_table(frame), explain.pair_table(turned(frame, how))
@@ -239,7 +239,7 @@ def test_nothing_changes_when_image_mask_and_map_flip_together(seed: int, how: s
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_map_that_is_stretched_points_and_covers_as_before(seed: int) -> None:
     """Pointing game and activation precision know the order of a map's values alone; energy knows their ratios."""
     rng = np.random.default_rng(seed)

@@ -30,7 +30,7 @@ def one_each(right: np.ndarray, patients: np.ndarray) -> parts.Part:
 
 # ---- bootstrap ------------------------------------------------------------------------------------------------------
 @given(st.integers(5, 40), st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_patient_bootstrap_of_one_image_each_is_the_plain_bootstrap(count: int, seed: int) -> None:
     value = np.random.default_rng(seed).random(count)
     totals = one_each(value, np.array([f"{i:03d}" for i in range(count)])).totals
@@ -145,7 +145,7 @@ def test_upsampling_is_torchs(cells: tuple[int, int], pixels: tuple[int, int]) -
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["lr", "ud", "both", "turn"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_precision_does_not_change_when_image_mask_and_map_flip_together(seed: int, how: str) -> None:
     rng = np.random.default_rng(seed)
     maps, masks, image = rng.random((3, 6, 6)), rng.random((3, 24, 24)), rng.integers(0, 256, (24, 24))

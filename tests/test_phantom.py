@@ -147,7 +147,7 @@ def test_masks_boxes_and_films_fit(box: str) -> None:
         check_record(record, options)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @example(510969, 64, "easy", 2, 1, 0.0, 0.25, "none", "")  # a mass of one pixel
 @given(
     seed=st.integers(0, 2**40),

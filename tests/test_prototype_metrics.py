@@ -239,7 +239,7 @@ def relabelled(frame: Frame, seed: int) -> Frame:
 
 
 @given(st.integers(0, 10**6), st.booleans())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_random_relabelling_of_prototypes_changes_nothing(seed: int, ties: bool) -> None:
     frame = random_frame(seed % 97)
     if ties:

@@ -20,7 +20,7 @@ def greedily(total_hw: np.ndarray, window: tuple[int, int], count: int) -> list[
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.integers(2, 9),
@@ -42,7 +42,7 @@ def test_the_search_is_the_one_that_the_paper_describes(
         assert [tuple(place) for place in places] == greedily(scaled, window, count)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(4, 20), st.integers(4, 20), st.integers(1, 9), st.integers(1, 9))
 def test_a_crop_is_the_film_where_there_is_one_and_its_minimum_elsewhere(
     seed: int, h: int, w: int, ch: int, cw: int

@@ -62,7 +62,7 @@ def test_centroid_moves_the_window_to_the_mass_of_the_mask():
     assert window(box, FILM, roi.model_copy(update={"centre": "centroid"}), mask)[0] < 45
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(boxes(), rules, st.sampled_from(["shift", "zero", "reflect"]), st.sampled_from([1.0, 1.2]))
 def test_image_mask_and_box_move_together(box, roi, border, margin):
     roi = roi.model_copy(update={"border": border})

@@ -29,7 +29,7 @@ def test_boxes_of_a_flipped_cut_are_mirrored_and_come_back():
     assert np.allclose(to_film(to_crop(box, where, (40, 50), True), where, (40, 50), True), box)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(boxes(), rules, st.sampled_from([1.0, 1.2]))
 def test_a_flipped_cut_is_the_mirrored_cut(box, roi, margin):
     film = np.random.default_rng(0).integers(0, 4000, FILM)

@@ -34,7 +34,7 @@ def sides_per_patient(split: Split) -> pd.Series:
     return split.table.groupby("patient")["side"].nunique()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(10, 60), st.integers(0, 1000), st.sampled_from(["holdout", "kfold5"]), st.booleans())
 def test_a_patient_is_on_one_side(patients, seed, protocol, official):
     rows = table(patients, seed, official and patients >= 12)
