@@ -2,6 +2,7 @@
 """The command line of mammobench: parses, calls one function, prints (docs/cli.md). Research software, not for clinical use."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ def _command(**settings: Any) -> Iterator["App"]:
     from bench.app import App
     from data.errors import UserError
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as Ctrl-C does
     try:
         with App(**settings) as running:
             yield running

@@ -258,7 +258,8 @@ class App:
     ) -> None:  # fmt: skip
         from bench.board import read_board, write_board
         from bench.choose import chosen
-        from bench.final import FinalPlan, requirements_of, run_finals
+        from bench.final import FinalPlan, final_jobs, requirements_of, run_finals
+        from bench.proposals import check_proposals
         from bench.sweep import unfinished
 
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs), PROTOCOLS)
@@ -279,8 +280,9 @@ class App:
             cells=cells,
             proposals=proposals,
         )
-        self.cluster()
         finals = [(fold, plan) for fold in ready.each_fold()]
+        check_proposals((job for one in finals for job in final_jobs(*one).values()), proposals, tracker)
+        self.cluster()
         before = unfinished(job for fold in finals for job in requirements_of(*fold, range(1, seeds + 1)))
         with self.talk.progress(f"final {cell}") as update:
             of_folds = run_finals(finals, tracker, Meter(update, seeds * len(finals) + len(before)).seen)

@@ -1,12 +1,13 @@
 """The job `bench`: every cell of a suite through sweep and final to the leaderboard, going on from what is finished."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.board import read_board, record_matrices, write_board
 from bench.choose import chosen
 from bench.cluster.failures import Failure
-from bench.config import Job, config_hash
+from bench.config import Job, config_hash, nearest
 from bench.console import Meter
 from bench.engine.run import lacks_cells
 from bench.final import (
@@ -21,15 +22,26 @@ from bench.final import (
 )
 from bench.leaderboard.rows import Board
 from bench.pictures import has_pictures
-from bench.plan import TUNING_SEED, Ready, configured, make_ready, reason_against
+from bench.plan import TUNING_SEED, Ready, configured, make_ready, reason_against, variants_of
 from bench.prepare import Roots
-from bench.suite import Cell, Suite, cells
+from bench.suite import Cell, Suite, cells, parted
 from bench.sweep import SweepPlan, run_sweep, study_name, unfinished
 from bench.tracking import Tracker
 from data.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from bench.app import App
+
+
+def check_registered(suite: Suite, runnable: Iterable[Cell]) -> None:
+    """ConfigError where `primary` names a test-time variant that its method does not have: what is registered stands for good."""
+    for cell in runnable:
+        primary = suite.primary.get(cell.track)
+        for key in ("reference", "contrast") if primary else ():
+            name, variant = parted(getattr(primary, key))
+            if variant and name == cell.name and variant not in (known := variants_of(cell)):
+                what = f"no test-time variant {variant!r} of {name}"
+                raise ConfigError(what, f"suite {suite.name}, primary.{cell.track}.{key}", nearest(variant, known))
 
 
 class Benchmark:
@@ -48,6 +60,7 @@ class Benchmark:
         runnable = [cell for cell in cells(self.suite) if self._runnable(cell)]
         for cell in runnable:  # a wrong setting ends the suite before the first cell's data are made
             configured(cell)
+        check_registered(self.suite, runnable)
         ready = [fold for cell in runnable for fold in self._ready(cell).each_fold()]
         warm.result()
         plans = self._plans(ready, tracker)

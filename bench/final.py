@@ -1,27 +1,24 @@
 """The job `final`: chosen settings trained with several seeds, then the sealed test side opened, with a ledger entry."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import data
 from bench.cluster.trials import ListSearch
 from bench.cluster.tune import run_trials
-from bench.config import Job, RunSpec, config_hash, digest
-from bench.engine.cascade import add_proposed, lacks_proposed
+from bench.config import Job, config_hash, digest
 from bench.engine.run import is_done, lacks_cells, train_run
-from bench.engine.worker import Worker, best_device
 from bench.leaderboard.collect import names_of, read_json
 from bench.leaderboard.references import ARTIFACT, measure_references
-from bench.ledger import Ledger
+from bench.ledger import now
 from bench.metrics import CELLS, COUNTERFACTUAL, Frame, compute, quick
 from bench.pictures import draw_run
 from bench.plan import TUNING_SEED, Ready, look_alike
+from bench.proposals import ask_proposed, count_proposals
 from bench.recorder import Recorder, keep_state
 from bench.suite import Primary
 from bench.sweep import TRAINABLE, Seen, run_requirements, share_of
@@ -60,12 +57,12 @@ def register(ready: Ready, primary: Primary | None) -> None:
     place = {"split_hash": ready.split.hash, "dataset": ready.cell.dataset, "track": ready.cell.track}
     ledger = ready.home.ledger
     if not ledger.find(kind="preregistration", **place):
-        looks = len(_looks(ledger, ready.split.hash))
+        looks = len(ledger.looks(ready.split.hash))
         content = {
             "data_hash": ready.prepared.data_hash, **place, **primary.model_dump(),
             "metric": TRACKS[ready.cell.track].primary, "opened_before": looks,
         }  # fmt: skip
-        ledger.append({"kind": "preregistration", "hash": digest(content), "date": _now(), **content})
+        ledger.append({"kind": "preregistration", "hash": digest(content), "date": now(), **content})
 
 
 def final_jobs(ready: Ready, plan: FinalPlan, ledger_entry: str | None = None) -> dict[int, Job]:
@@ -137,12 +134,12 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
                 if (run_id := by_folder.get(job.folder)) is not None:
                     found[(position, seed)] = run_id
     for ready, plan in finals:
-        _count_proposals(ready, plan, tracker)
+        count_proposals(ready, plan.proposals, plan.reopen, final_jobs(ready, plan)[1], tracker)
     for (position, seed), run_id in found.items():
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
             _ask_cells(tracker, run_id, folder, finals[position][1].cells)
-            _ask_proposed(tracker, run_id, folder, finals[position][1].proposals)
+            ask_proposed(tracker, run_id, folder, finals[position][1].proposals)
             _restore(tracker, run_id, folder)
             draw_run(
                 tracker,
@@ -216,55 +213,6 @@ def _ask_cells(tracker: Tracker, run_id: str, folder: Path, count: int) -> None:
         tracker.log(run_id, _test_metrics(job), step=report.number)
 
 
-def _count_proposals(ready: Ready, plan: FinalPlan, tracker: Tracker) -> None:
-    """A look at the test side through a detector's regions is one more, and is counted. ConfigError for a second detector
-    without a reason."""
-    if not plan.proposals:
-        return
-    ledger, detector = ready.home.ledger, tracker.resolve(plan.proposals).run_id
-    settings = config_hash(final_jobs(ready, plan)[1].spec.model_dump(mode="json"))
-    told = json.loads(tracker.download(detector, "config.json").read_text(encoding="utf-8"))
-    looks, mine = _looks(ledger, ready.split.hash), config_hash(told)
-    asked = [entry for entry in looks if entry["settings"] == settings]
-    before = [entry["proposals"] for entry in asked if entry.get("proposals")]
-    if not asked or mine in before:
-        return
-    if before and not plan.reopen:
-        what = "these settings were shown the regions of another detector before"
-        raise ConfigError(what, f"--proposals {plan.proposals}", 'give the reason for a second look: --reopen "why"')
-    why = plan.reopen or f"the regions that {told['method']} proposes"
-    entry = {"id": digest([settings, mine, len(looks), time.time_ns()]), "reopen": why, "proposals": mine}
-    ledger.append({**asked[-1], **entry, "date": _now(), "opened_before": len(looks)})
-
-
-def _ask_proposed(tracker: Tracker, run_id: str, folder: Path, proposals: str) -> None:
-    """Test lesions once more through the regions of a detector: of its run of the same seed and fold."""
-    if not proposals:
-        return
-    job = Job.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
-    job = job.model_copy(update={"folder": str(folder)})
-    proposer = _proposer(tracker, proposals, job.spec)
-    if lacks_proposed(job, proposer):
-        add_proposed(job, proposer, Worker(device=best_device()))
-        tracker.artifact(run_id, folder / "frames", "frames")
-
-
-def _proposer(tracker: Tracker, proposals: str, spec: RunSpec) -> Path:
-    """The test frame of the detector that `proposals` names, of this seed and fold. ConfigError where there is none."""
-    named = tracker.resolve(proposals)
-    told = json.loads(tracker.download(named.run_id, "config.json").read_text(encoding="utf-8"))
-    for run in tracker.runs(kind="final", track=named.track):
-        own = json.loads(tracker.download(run.run_id, "config.json").read_text(encoding="utf-8"))
-        if (
-            run.state == "complete"
-            and config_hash(own) == config_hash(told)
-            and (own["seed"], own["fold"]) == (spec.seed, spec.fold)
-        ):
-            return tracker.download(run.run_id, f"frames/test-{own['track']}")
-    what = f"the detector of run {named.run_id[:8]} has no finished final of seed {spec.seed}, fold {spec.fold}"
-    raise ConfigError(what, "--proposals", "run its `final` with as many seeds first")
-
-
 def _train(
     waiting: Mapping[int, tuple[Ready, FinalPlan, Job]],
     names: Mapping[str, dict[str, str]],
@@ -303,7 +251,7 @@ def _open_ledger(ready: Ready, plan: FinalPlan, job: Job, names: Mapping[str, st
     """The id of the ledger entry under which this config's test side is opened; an unfinished final goes on with its own."""
     ledger, settings = ready.home.ledger, config_hash(job.spec.model_dump(mode="json"))
     place = {"data_hash": ready.prepared.data_hash, "split_hash": ready.split.hash}
-    looks = _looks(ledger, place["split_hash"])
+    looks = ledger.looks(place["split_hash"])
     mine = [e for e in looks if e["settings"] == settings]
     if mine and mine[-1]["seeds"] == plan.seeds and not plan.force and not plan.reopen:
         return str(mine[-1]["id"])
@@ -313,20 +261,12 @@ def _open_ledger(ready: Ready, plan: FinalPlan, job: Job, names: Mapping[str, st
             str(ready.cell), 'give the reason for a second look: --reopen "why"',
         )  # fmt: skip
     entry = {
-        "kind": "final", "id": digest([settings, plan.seeds, place, len(looks), time.time_ns()]), "date": _now(),
+        "kind": "final", "id": digest([settings, plan.seeds, place, len(looks), time.time_ns()]), "date": now(),
         "dataset": ready.cell.dataset, "track": ready.task.track.name, "tracks": list(ready.tracks()),
         "method": ready.cell.method, "settings": settings, "seeds": plan.seeds, "opened_before": len(looks),
         "reopen": plan.reopen, "source": plan.source, **names, **place,
     }  # fmt: skip
     return str(ledger.append(entry)["id"])
-
-
-def _looks(ledger: Ledger, split_hash: str) -> list[dict[str, Any]]:
-    """Entries that opened this test side, over all methods and settings.
-
-    A split is its films, findings and patients: what was done to the training side's masks makes no other test side.
-    """
-    return [e for e in ledger.entries() if e["kind"] in ("final", "judge") and e["split_hash"] == split_hash]
 
 
 def _tags(ready: Ready, plan: FinalPlan, job: Job) -> dict[str, Any]:
@@ -392,7 +332,3 @@ def _keep_references(tracker: Tracker, run_id: str, ready: Ready, job: Job) -> N
         best = ceiling(ready.prepared.options, track) if ceiling else None
         measured = measure_references(train, frame, best)
         tracker.json(run_id, measured, ARTIFACT.format(track=track))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

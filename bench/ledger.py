@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,15 @@ class Ledger:
 
     def find(self, **wanted: Any) -> list[dict[str, Any]]:
         return [e for e in self.entries() if all(e.get(key) == value for key, value in wanted.items())]
+
+    def looks(self, split_hash: str) -> list[dict[str, Any]]:
+        """Entries that opened this test side, over all methods and settings.
+
+        A split is its films, findings and patients: what was done to the training side's masks makes no other test side.
+        """
+        return [e for e in self.entries() if e["kind"] in ("final", "judge") and e["split_hash"] == split_hash]
+
+
+def now() -> str:
+    """The time of an entry, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -48,7 +48,8 @@ def has_pictures(info: RunInfo, *, panels: bool) -> bool:
 
 
 def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None:
-    """ROC and confusion of each track's test frame; with `pictures` also panels and galleries, into the run's artifacts.
+    """ROC and confusion of each track's test frame; with `pictures` also those of its further test-time variants, in folders of their
+    own, panels and galleries, into the run's artifacts.
 
     Does nothing where they are there already.
     """
@@ -57,7 +58,10 @@ def draw_run(tracker: Tracker, run_id: str, job: Job, *, pictures: bool) -> None
     folder = Path(job.folder) / "pictures"
     for track in job.tracks:
         frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
-        save_plots(frame, folder / "plots" / track)
+        first, *others = frame.variants
+        save_plots(frame.of_variant(first) if others else frame, folder / "plots" / track)
+        for variant in others if pictures else ():
+            save_plots(frame.of_variant(variant), folder / "plots" / track / variant)
     tracker.artifact(run_id, folder / "plots", "plots")
     if pictures:
         prepared = open_data(job)

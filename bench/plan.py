@@ -68,12 +68,22 @@ def inputs_of(cell: Cell) -> Inputs:
         raise ConfigError(
             why, str(cell), "choose another track, method or data set; `list methods -v` tells what each serves"
         )
-    kind, card = models.load(cell.method), data.reader(cell.dataset).CARD
-    method = kind(configured(cell), Task.of(kind.card.tracks[cell.track], card.name, card.provides))
+    method = _built(cell)
     for source in method.config.sources:
         _check_source(source, method, cell)
     starts.check(method)
     return method.inputs()
+
+
+def variants_of(cell: Cell) -> list[str]:
+    """The test-time variants that a row of the cell may have, by name. ConfigError as `configured`."""
+    return [variant.name for variant in _built(cell).variants()]
+
+
+def _built(cell: Cell) -> Method:
+    kind, card = models.load(cell.method), data.reader(cell.dataset).CARD
+    method: Method = kind(configured(cell), Task.of(kind.card.tracks[cell.track], card.name, card.provides))
+    return method
 
 
 def _check_source(source: Source, method: Method, cell: Cell) -> None:
@@ -312,7 +322,21 @@ def make_ready(
         other = prepared(source.dataset, source.options, root)
         protocol = NO_TEST if source.rows == "all" else "holdout"
         sources[_key(source)] = Place(other, other.split(protocol), protocol)
-    return Ready(home, cell, own, machine or Machine(), fold, sources)
+    ready = Ready(home, cell, own, machine or Machine(), fold, sources)
+    _check_classes(ready)
+    return ready
+
+
+def _check_classes(ready: Ready) -> None:
+    """DataError where the films that train show one class alone: what comes of them could not be told from a constant."""
+    track, table = ready.task.track, ready.prepared.table
+    labels = table.loc[ready.split.sides_of(table) == "train", track.column]
+    present = sorted(set(labels[labels >= 0]))
+    if len(present) == 1:
+        what = f"every film that trains is {track.classes[present[0]]}; the track {track.name} tells {', '.join(track.classes)} apart"
+        raise DataError(
+            what, str(ready.cell), "add films of another class (phantom: data.normal_share), or take another track"
+        )
 
 
 def trial_folder(ready: Ready, study: str, number: int) -> Path:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def check(method: Method) -> None:
         state = checkpoint.load(path)
     except DataError as error:
         raise ConfigError("it is no file of tensors alone", f"weights: {path.name}", "save a state_dict") from error
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise ConfigError("it holds no names with tensors", f"weights: {path.name}", "save a state_dict")
+    if below := [name for name, value in state.items() if isinstance(value, Mapping)]:
+        what = f"it holds a state under {below[0]!r}, not the state itself"
+        raise ConfigError(what, f"weights: {path.name}", f"save what lies under {below[0]!r} alone")
     method.start_from(WEIGHTS, state)
 
 

@@ -202,7 +202,9 @@ class GmicNet(nn.Module):
         ]  # fmt: skip
         faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
         if any(faults.values()):
-            raise ValueError("; ".join(f"{word}: {', '.join(keys)}" for word, keys in faults.items() if keys))
+            raise ValueError(
+                "; ".join(f"{len(keys)} {word}: {', '.join(keys)}" for word, keys in faults.items() if keys)
+            )
         self.load_state_dict(ours)
 
 

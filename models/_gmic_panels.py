@@ -4,6 +4,7 @@ Shapes: B films, H W pixels, K crops of ch x cw pixels, h w cells of a map.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -11,19 +12,20 @@ from torch import Tensor
 from data.batch import Batch
 from models._cams import TITLES
 from models._regions import Size, crops
-from models.method import Panel, scale01
+from models.method import Panel
 
 
 def case_panels(
-    batch: Batch, corner_BK2: Tensor, crop: Size, attention_BK: Tensor, maps: Mapping[str, Tensor]
+    batch: Batch, corner_BK2: Tensor, crop: Size, attention_BK: Tensor, maps: Mapping[str, Tensor], chosen_by: str
 ) -> list[list[Panel]]:
-    """Per film: the film, the regions by their attention, the saliency map; the crops; all five maps."""
+    """Per film: the film, the regions by their attention, the saliency map; the crops; all five maps. chosen_by: the map that picked
+    the regions. Each map keeps its values: CAM is a probability, on one scale everywhere; the others' scales say how high they are."""
     cut_BKHW = crops(batch.image.float(), corner_BK2, crop).cpu().numpy()
     corners, attention = corner_BK2.cpu().numpy(), attention_BK.float().cpu().numpy()
     return [
         _case(
             batch.image[i, 0].float().cpu().numpy(), _truth(batch, i), corners[i], crop, attention[i], cut_BKHW[i],
-            {name: scale01(value[i]).float().cpu().numpy() for name, value in maps.items()},
+            {name: value[i].float().cpu().numpy() for name, value in maps.items()}, chosen_by,
         )
         for i in range(len(batch))
     ]  # fmt: skip
@@ -31,23 +33,40 @@ def case_panels(
 
 def _case(
     image: np.ndarray, truth: np.ndarray | None, corners: np.ndarray, crop: Size, attention: np.ndarray,
-    cut: np.ndarray, maps: Mapping[str, np.ndarray],
+    cut: np.ndarray, maps: Mapping[str, np.ndarray], chosen_by: str,
 ) -> list[Panel]:  # fmt: skip
     regions = np.zeros(image.shape)
     for (top, left), weight in zip(corners, attention, strict=True):
         window = regions[top : top + crop[0], left : left + crop[1]]
-        window[...] = np.maximum(window, weight / attention.max())
+        window[...] = np.maximum(window, weight)
     row = [
         Panel("film", image),
-        Panel("regions, by attention", image, map=regions, outline=truth),
-        Panel(f"saliency: {TITLES['cam']} of mass", image, map=maps["cam"], outline=truth),
+        Panel(
+            "regions, by attention", image, map=regions, outline=truth, caption=f"picked by {chosen_by}", scale=(0, 1)
+        ),
+        _map(f"saliency: {TITLES['cam']} of mass", image, "cam", maps["cam"], truth),
     ]
     order = np.argsort(-attention, kind="stable")
     row += [
         Panel(f"region {place + 1}", cut[k], caption=f"attention {attention[k]:.2f}", line=1)
         for place, k in enumerate(order)
     ]
-    return row + [Panel(TITLES[name], image, map=value, outline=truth, line=2) for name, value in maps.items()]
+    return row + [replace(_map(TITLES[name], image, name, value, truth), line=2) for name, value in maps.items()]
+
+
+def _map(title: str, image: np.ndarray, name: str, value: np.ndarray, truth: np.ndarray | None) -> Panel:
+    """With the question that detection asks of it: does its highest cell lie on the lesion."""
+    high = 1.0 if name == "cam" else float(value.max())
+    return Panel(title, image, map=value, outline=truth, scale=(0.0, high), caption=_highest(value, truth))
+
+
+def _highest(value: np.ndarray, truth: np.ndarray | None) -> str:
+    if truth is None or not np.ptp(value) > 0:
+        return ""
+    (row, column), (h, w) = np.unravel_index(value.argmax(), value.shape), value.shape
+    height, width = truth.shape
+    cell = truth[row * height // h : (row + 1) * height // h, column * width // w : (column + 1) * width // w]
+    return f"its highest cell lies {'on' if cell.any() else 'beside'} the lesion"
 
 
 def _truth(batch: Batch, i: int) -> np.ndarray | None:

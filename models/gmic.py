@@ -179,7 +179,9 @@ class Gmic(Method):
             self.net.take_released({key.removeprefix("net."): value for key, value in state.items()})
         except (ValueError, AttributeError) as error:
             raise ConfigError(
-                f"its tensors do not fit: {error}", f"gmic, {name}", "take another file, or width 1 and 5 stages"
+                f"its tensors do not fit: {error}",
+                f"gmic, {name}",
+                "take the released networks' (width 1, 5 stages), or the state of a run with these settings",
             ) from error
 
     # ---- what it is fed with ------------------------------------------------------------------------------------
@@ -376,7 +378,9 @@ class Gmic(Method):
             seen = self.look(batch.image, self._chooses)
         film = (batch.image.shape[2], batch.image.shape[3])
         maps = self.maps(batch, torch.full_like(batch.label, MASS))
-        return case_panels(batch, seen.corners, self.config.crop_size(film), seen.fusion.attention, maps)
+        return case_panels(
+            batch, seen.corners, self.config.crop_size(film), seen.fusion.attention, maps, _cams.TITLES[self._chooses]
+        )
 
 
 def _mean(value_B1: Tensor) -> Term:

@@ -14,7 +14,9 @@ from bench.leaderboard.measure import describe, part_of
 from bench.metrics import Frame, over_seeds
 from bench.metrics.frame import PROPOSED
 from bench.plan import Ready, make_ready
+from bench.proposals import check_proposals
 from bench.suite import Cell
+from bench.tracking import Tracker
 from data.cache import Opening
 from data.errors import ConfigError
 from tests.toy_cells import LINEAR, opened
@@ -107,6 +109,25 @@ def test_a_finished_run_gets_a_row_of_its_own_and_keeps_the_oracles(classifier: 
     written = (place / "frame.json").stat().st_mtime_ns
     add_proposed(classifier, proposer, Worker())
     assert (place / "frame.json").stat().st_mtime_ns == written
+
+
+def test_a_detector_that_cannot_propose_is_told_before_anything_is_counted(
+    home: Home, classifier: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing trained, opened or counted: the ledger has no line more."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = Tracker(out=tmp_path)
+    with pytest.raises(ConfigError, match=r"no run has an id that starts so \(--proposals deadbeef\)"):
+        check_proposals([classifier], "deadbeef", tracker)
+    board = tracker.start("malignancy", name="a board", kind="board", identity="b", params={})
+    with pytest.raises(ConfigError, match=rf"run {board[:8]} is a board \(--proposals\); name a final"):
+        check_proposals([classifier], board, tracker)
+    run = tracker.start("malignancy", name="vgg16", kind="final", identity="f", params={})
+    tracker.json(run, classifier.spec.model_dump(mode="json"), "config.json")
+    tracker.artifact(run, Path(classifier.folder) / "frames", "frames")
+    tracker.finish(run, "complete")
+    with pytest.raises(ConfigError, match=r"vgg16 proposes no regions \(--proposals\)"):
+        check_proposals([classifier], run, tracker)
 
 
 def test_who_proposes_nothing_or_saw_other_films_is_refused(classifier: Job, proposer: Path, tmp_path: Path) -> None:

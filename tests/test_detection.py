@@ -137,7 +137,6 @@ def scored(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(SEEDS, st.integers(1, 20))
-@settings(deadline=None)
 def test_the_share_found_never_falls_as_more_false_positives_are_allowed(seed: int, images: int) -> None:
     points = detection.curve(*scored(seed), images)
     for rule in ("step", "linear"):
@@ -146,7 +145,6 @@ def test_the_share_found_never_falls_as_more_false_positives_are_allowed(seed: i
 
 
 @given(SEEDS, st.integers(1, 20), st.floats(0, 5))
-@settings(deadline=None)
 def test_a_monotone_change_of_all_scores_changes_nothing(seed: int, images: int, at: float) -> None:
     lesions, false = scored(seed)
     plain = detection.curve(lesions, false, images)
@@ -157,7 +155,6 @@ def test_a_monotone_change_of_all_scores_changes_nothing(seed: int, images: int,
 
 
 @given(SEEDS, st.integers(1, 20), st.floats(0, 5), st.floats(-3, 3))
-@settings(deadline=None)
 def test_a_false_positive_more_never_raises_the_share_found(seed: int, images: int, at: float, more: float) -> None:
     lesions, false = scored(seed)
     before = detection.sensitivity(detection.curve(lesions, false, images), at)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.benchmark import check_registered
 from bench.board import record_matrices
 from bench.home import Home
 from bench.leaderboard import page, table
@@ -21,7 +22,7 @@ from bench.leaderboard.matrix import Matrix, words
 from bench.leaderboard.matrix_files import files_of, heats, to_csv, write_matrix
 from bench.leaderboard.rows import Board, Registration, SeedRun
 from bench.metrics import Frame, over_seeds
-from bench.suite import read_suite
+from bench.suite import cells, read_suite
 from bench.tracking import Tracker
 from data.errors import ConfigError, DataError
 from tests.board_samples import arm_of, final, frame_of
@@ -171,6 +172,17 @@ cells:
 def test_a_suite_registers_a_pairing(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SUITE)
     assert read_suite(str(tmp_path / "s.yaml")).primary["margin"].contrast == "one [gradcam]"
+
+
+def test_a_variant_that_the_method_does_not_have_registers_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        SUITE.replace("one [gradcam]", "one [gradcma]").replace("one [cam]", "two [default]")
+    )
+    suite = read_suite(str(tmp_path / "s.yaml"))
+    with pytest.raises(
+        ConfigError, match=r"no test-time variant 'gradcma' of one \(suite maps, primary.margin.contrast\)"
+    ):
+        check_registered(suite, cells(suite))
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,6 @@ def test_a_process_that_is_killed_is_told_in_one_line(
     runs: list[SeedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "_alone", lambda folder, frames: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(MachineError, match=r"rows of the leaderboard was killed.*run `leaderboard`") as caught:
+    with pytest.raises(MachineError, match=r"rows of the leaderboard was killed.*`leaderboard`") as caught:
         build_board(runs, keep=tmp_path / "kept")
     assert "\n" not in str(caught.value)

@@ -122,6 +122,7 @@ def test_brier_and_calibration_error_in_closed_form() -> None:
     p = np.where(label == 1, 0.75, 0.35)
     frame = Frame.build(table, "malignancy", np.stack([0 * p, p], 1), np.stack([1 - p, p], 1), side="test", seed=0)
     found = metrics.compute(frame, ["brier", "ece"])
+    assert found["ece"].low <= found["ece"].value <= found["ece"].high, "upward biased: BCa's would lie below it"
     assert found["brier"].value == pytest.approx(brier_score_loss(label, p))
     assert found["ece"].value == pytest.approx(np.mean(np.where(label == 1, 0.25, 0.35)))
 

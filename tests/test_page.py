@@ -13,7 +13,7 @@ from bench.leaderboard import page, table
 from bench.leaderboard.build import build_board
 from bench.leaderboard.rows import Board
 from data.errors import MachineError
-from tests.board_samples import five, make_board, row_of
+from tests.board_samples import five, frame_of, make_board, row_of
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,16 @@ def test_pictures_are_linked_by_relative_path_only() -> None:
     text = page.render(build_board(five("vgg16", 1.0, pictures=pictures)))
     assert 'src="../artifacts/a%20b.png"' in text
     assert "secret" not in text and "elsewhere" not in text
+
+
+def test_a_row_shows_the_plots_of_its_own_map_alone() -> None:
+    plots = ("../a/plots/margin/roc.svg", "../a/plots/margin/other/roc.svg")
+    runs = five("vgg16", 1.0, pictures=("../a/panels/margin.png", *plots))
+    for run in runs:
+        seed = run.place[0]
+        run.load = lambda seed=seed: frame_of("margin", seed, 1.0, ("first", "other"))  # type: ignore[misc]
+    shown = {row.variant: row.pictures for row in build_board(runs).rows if row.kind == "method"}
+    assert shown == {"first": ("../a/panels/margin.png", plots[0]), "other": ("../a/panels/margin.png", plots[1])}
 
 
 def test_a_page_of_prototypes_is_linked_and_not_drawn_as_a_picture() -> None:

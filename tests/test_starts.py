@@ -158,11 +158,22 @@ def test_a_pickled_object_is_never_executed(tmp_path: Path, capsys: pytest.Captu
     assert "executed" not in capsys.readouterr().out
 
 
+def test_what_is_no_state_is_told_in_words(tmp_path: Path) -> None:
+    for name, held, says in (
+        ("list.pt", [torch.zeros(1)], "holds no names with tensors"),
+        ("numbers.pt", {1: torch.zeros(1)}, "holds no names with tensors"),
+        ("below.pt", {"epoch": torch.zeros(1), "state_dict": {"a": torch.zeros(1)}}, "a state under 'state_dict'"),
+    ):
+        torch.save(held, tmp_path / name)
+        with pytest.raises(ConfigError, match=rf"{says}.*\(weights: {name}\)"):
+            inputs_of(cell_of(weights=str(tmp_path / name)))
+
+
 def test_a_file_that_is_not_there_or_does_not_fit_is_told_at_once(plain: Ready, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such file \(weights: nowhere.p\)"):
         inputs_of(cell_of(weights=str(tmp_path / "nowhere.p")))
     torch.save({"fusion_dnn.bias": torch.zeros(1)}, tmp_path / "part.p")
-    with pytest.raises(ConfigError, match=r"its tensors do not fit: missing: attention_u.weight"):
+    with pytest.raises(ConfigError, match=r"its tensors do not fit: \d+ missing: attention_u.weight"):
         inputs_of(cell_of(weights=str(tmp_path / "part.p")))
     file = left_by_a_run(plain, tmp_path / "run")
     (tmp_path / "run" / "lineage.json").write_text("[]")

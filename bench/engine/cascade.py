@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.config import Job
+from bench.config import Job, RunSpec
 from bench.engine.evaluate import read_rows
 from bench.engine.loop import Settings
 from bench.engine.run import LINEAGE, open_data, opening_of, refuse_seen, trained
@@ -37,9 +37,7 @@ def add_proposed(job: Job, proposer: Path, worker: Worker) -> None:
     Raises ConfigError where that frame has no regions, or is of other data or another split.
     """
     detector = Frame.load(proposer)
-    place = (job.spec.data_hash, job.spec.split_hash)
-    if (detector.meta["data_hash"], detector.meta["split_hash"]) != place:
-        raise ConfigError("it ran on other data, or on another split", "--proposals", "name a run on the same films")
+    check_detector(detector, job.spec)
     prepared = open_data(job)
     split = prepared.split(job.spec.protocol, job.spec.split_seed, job.spec.fold)
     refuse_seen(split, json.loads((Path(job.folder) / LINEAGE).read_text()), ("test",), job.spec.method)
@@ -57,6 +55,13 @@ def add_proposed(job: Job, proposer: Path, worker: Worker) -> None:
         frame.meta["proposed_by"] = detector.meta["identity"]
         frame.validate()
         frame.save(folder)
+
+
+def check_detector(detector: Frame, spec: RunSpec) -> None:
+    """ConfigError where a detector's test frame has no regions, or is of other data or another split."""
+    boxes_of(detector)
+    if (detector.meta["data_hash"], detector.meta["split_hash"]) != (spec.data_hash, spec.split_hash):
+        raise ConfigError("it ran on other data, or on another split", "--proposals", "name a run on the same films")
 
 
 def boxes_of(detector: Frame) -> Mapping[str, Box]:

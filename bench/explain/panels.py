@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 WARNING = "Not for clinical use."
 CAUTION = "A plausible picture is not the reason for a decision: see docs/explanations.md."
-WRONG = "not correct"
+RIGHT, WRONG = "class correct", "class not correct"  # where it looked is another question
+TIES = 0.06  # share of active pixels above which a map has ties: 0.05 are meant
 SIDES = {"L": "left breast", "R": "right breast"}
 TWO_COLOURS = "RdBu"  # of maps that have a sign: red below 0, blue above, pale at 0
 COLOURS = "viridis"  # even in brightness, so it reads the same in grey and for the colour-blind
@@ -76,7 +77,7 @@ class Words:
             said += f", {self.probability:.2f}"
         verdict = ""
         if self.truth not in ("", "unknown") and self.predicted:
-            verdict = "correct" if self.truth == self.predicted else WRONG
+            verdict = RIGHT if self.truth == self.predicted else WRONG
         return [line for line in (where, self.truth and f"truth: {self.truth}", said, verdict) if line]
 
     def small(self) -> list[str]:
@@ -154,7 +155,9 @@ def below(panel: Panel) -> str:
         top = most_active(upsample(np.asarray(panel.map, dtype=float)[None], panel.outline.shape))
         dot = most_active(blind_maps(panel.outline.shape)["centre"][None])
         share, blind = (float(precision(each, panel.outline[None])[0]) for each in (top, dot))
-        cells += f"; of its top 5%, {share:.0%} on the lesion; a dot in the middle gets {blind:.0%}"
+        active = float(top.mean())
+        many = f" (ties: {active:.0%} of it)" if active > TIES else ""
+        cells += f"; of its top 5%{many}, {share:.0%} on the lesion; a dot in the middle gets {blind:.0%}"
         cells += f", and the lesion covers {panel.outline.mean():.0%}"
     return "; ".join(part for part in (panel.caption, cells) if part)
 

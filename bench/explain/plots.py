@@ -226,7 +226,7 @@ def _axes(size: tuple[float, float], low: float = 0.21) -> tuple[Any, Any]:
 def _caption(figure: Any, axes: Any, frame: Frame, what: str, lead: str, estimate: Estimate | None) -> None:
     rows, meta = frame.labelled(), frame.meta
     axes.set_title(
-        f"{what}: {meta.get('method', 'method')} on {meta.get('dataset', 'data')}, {frame.track}, "
+        f"{what}: {meta.get('method', 'method')}{_map(frame)} on {meta.get('dataset', 'data')}, {frame.track}, "
         f"seed {', '.join(map(str, frame.seeds))}",
         fontsize=10,
     )
@@ -236,6 +236,11 @@ def _caption(figure: Any, axes: Any, frame: Frame, what: str, lead: str, estimat
     split = f"split {meta['split_hash']}" if meta.get("split_hash") else ""
     second = ", ".join(part for part in (f"{meta.get('side', '')} side", split, counts, seeds) if part)
     figure.text(0.02, 0.015, f"{lead}\n{second}\n{kind}. {WARNING}", fontsize=7, va="bottom", color="#333333")
+
+
+def _map(frame: Frame) -> str:
+    """Of a test-time variant its name, as the leaderboard has it."""
+    return f" [{frame.meta['variant']}]" if "variant" in frame.meta else ""
 
 
 def _estimate(estimate: Estimate | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.config import canonical, config_hash
 from bench.leaderboard.badges import badges_of
+from bench.leaderboard.collect import PLOTS
 from bench.leaderboard.compare import compare, give_ranks
 from bench.leaderboard.fairness import mark_unequal, missing_contrasts
 from bench.leaderboard.matrix import matrices_of
@@ -162,7 +163,7 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         badges=badges_of(members, asked, facts, metrics.get(TRACKS[first.track].primary)),
         hashes=hashes,
         protocol=str(first.spec.get("protocol", "holdout")),
-        pictures=tuple(dict.fromkeys(picture for run in members for picture in run.pictures)),
+        pictures=_pictures(members, str(facts.get("plots", ""))),
         config=dict(first.spec.get("config", {})),
         options=dict(first.spec.get("options", {})),
         opened_before=min((int(run.facts.get("opened_before", 0)) for run in members), default=0),
@@ -171,6 +172,13 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         coincide=tuple((str(a), str(b), str(why)) for a, b, why in facts.get("coincide", ())),
         unit="image" if TRACKS[first.track].unit == "image" else "lesion image",
     )
+
+
+def _pictures(members: Runs, variant: str) -> tuple[str, ...]:
+    """Panels, pages, and of the plots those of this test-time variant; "": the first one's."""
+    found = dict.fromkeys(picture for run in members for picture in run.pictures)
+    own = variant or members[0].track
+    return tuple(one for one in found if PLOTS not in Path(one).parts or Path(one).parent.name == own)
 
 
 def cost_of(members: Runs) -> dict[str, float | None]:

@@ -22,6 +22,7 @@ from data.errors import DataError
 from data.tracks import TRACKS
 
 COST = "cost/machine_seconds"
+PLOTS = "plots"  # theirs: <track>, and below it a folder for each further test-time variant
 PICTURES = "panels"  # folder of explanation panels among a run's artifacts
 
 
@@ -179,7 +180,7 @@ def _pictures(info: RunInfo, page_folder: Path | None, track: str) -> Iterator[s
     here = [path for path in panels if path.stem == track or path.stem not in TRACKS]
     mine = here if any(path.stem == track for path in here) else []
     pages = sorted((info.artifacts / PICTURES).glob("*.html")) if mine else []
-    for path in [*mine, *pages, *sorted((info.artifacts / "plots" / track).glob("*.svg"))]:
+    for path in [*mine, *pages, *sorted((info.artifacts / PLOTS / track).rglob("*.svg"))]:
         yield relative(path, page_folder)
 
 

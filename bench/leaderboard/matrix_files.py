@@ -25,12 +25,12 @@ COLUMNS = (
 
 
 def heats(matrix: Matrix) -> list[Heat]:
-    """A heat map per metric."""
+    """A heat map per metric; the choices are by the primary one and stand on its own."""
     marks: dict[tuple[int, int], list[str]] = {}
     for cells, mark in ((matrix.chosen, CHOSEN), (matrix.best, BEST)):
         for training, test in cells:
             marks.setdefault((matrix.trainings.index(training), matrix.tests.index(test)), []).append(mark)
-    return [_heat(matrix, name, marks) for name in matrix.metrics]
+    return [_heat(matrix, name, marks if name == matrix.primary else {}) for name in matrix.metrics]
 
 
 def _heat(matrix: Matrix, name: str, marks: Mapping[tuple[int, int], Sequence[str]]) -> Heat:

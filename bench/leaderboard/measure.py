@@ -66,16 +66,16 @@ class Measured:
         from joblib import Parallel, cpu_count, delayed
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        each = Parallel(min(len(waiting), cpu_count()), return_as="generator_unordered")
+        # workers without work end soon: those of a driver that was killed, too
+        each = Parallel(min(len(waiting), cpu_count()), return_as="generator_unordered", idle_worker_timeout=10)
         try:
             for done, _ in enumerate(each(delayed(_alone)(self.folder, frames) for frames in waiting)):
                 if update is not None:
                     update(done + 1, len(waiting))
         except TerminatedWorkerError as error:
-            what = f"a process that measures the rows of the leaderboard was killed: {str(error).splitlines()[0]}"
-            raise MachineError(
-                what, "memory", "free some and run `leaderboard`: rows measured before are kept"
-            ) from error
+            what = "a process that measures the rows of the leaderboard was killed"
+            do = "allow fewer at once, LOKY_MAX_CPU_COUNT=1, and run `leaderboard`: rows measured before are kept"
+            raise MachineError(what, "often for lack of memory", do) from error
 
     def difference(
         self,
@@ -126,6 +126,7 @@ class Measured:
         frames = self._frames_of(runs)
         return [
             describe(self._parts_of(runs, subset, variant), subset, variant)
+            | {"plots": "" if variant == frames[0].variants[0] else variant}
             for variant in frames[0].variants
             for subset, _ in views(frames[0])
         ]

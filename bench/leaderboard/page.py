@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.config import canonical
 from bench.explain.heatmap import Heat
+from bench.explain.panels import TIES
 from bench.leaderboard.badges import CODES
 from bench.leaderboard.forest import forest
 from bench.leaderboard.matrix import Matrix, words
@@ -49,7 +50,6 @@ BEST_BLIND = {
     **{f"best_blind_{scale}": {f"{name}_{scale}": words for name, words in BLIND_MAPS.items()} for scale in SCALES},
     "best_blind_tpr": {f"blind_tpr_{name}": BLIND_MAPS[f"blind_{name}"] for name in ("brightness", "centre", "random")},
 }
-TIES = 0.06  # share of active pixels above which a map has ties: 0.05 are meant
 # What a blind map gets stands below what the method's map gets, on the page in the same cell.
 BLIND = {
     "activation_precision_lesion": "best_blind_lesion",

@@ -36,7 +36,7 @@ def write_frame(
         for name, group in arrays.items():
             if group is not None:
                 sizes[f"{name}.npz"] = _put_arrays(folder / f"{name}.npz", group)
-        text = json.dumps({"format": FORMAT, "meta": dict(meta), "files": sizes}, indent=1, sort_keys=True)
+        text = json.dumps({"format": FORMAT, "meta": dict(meta), "files": sizes}, indent=1)
         temporary = folder / f".{MARKER}.{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(folder / MARKER)

@@ -143,7 +143,9 @@ def calibration_error(frame: Frame) -> Part:
     place = np.eye(BINS)[bins(stated)]
     rows = np.concatenate([place * (came - stated)[:, None], np.ones((len(labels), 1))], axis=1)
     note = "upward biased in small samples"
-    return _part(frame, rows, lambda totals: np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1], note=note)
+    return _part(
+        frame, rows, lambda totals: np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1], note=note, biased=True
+    )
 
 
 def ratio(totals: np.ndarray) -> np.ndarray:

@@ -44,11 +44,27 @@ def over_blind(frame: Frame, source: Source, at: tuple[float, ...] = (1.0,)) -> 
 def points(frame: Frame, source: Source) -> Curve:
     """A curve's points: each score that a lesion has, since only there the share found changes.
 
-    The centre prior has the same regions with the same scores on every film, all or none; its points are thresholds of
-    the map instead, one region each.
+    What has learnt nothing is granted more, at each threshold of the map: one region a film, that of the map's highest value.
+    Its scores may not tell films apart (the centre prior's are the same on all; bright films saturate), and by them alone it would
+    find nothing at 1 false positive by construction.
     """
     here = found(frame, source)
-    return (here.tally[:, :, 0], here.tally[:, :, 1]) if source == "centre" else points_of(here)
+    if source == "own":
+        return points_of(here)
+    hit, false = zip(points_of(here), one_a_film(films(frame), here), strict=True)
+    return np.concatenate(hit, axis=1), np.concatenate(false, axis=1)
+
+
+def one_a_film(these: Films, here: Found) -> Curve:
+    """(N, T) each: at each threshold of the map the region of the highest value alone, of equal ones the largest."""
+    hit, false = np.zeros((len(here.regions), len(THRESHOLDS))), np.zeros((len(here.regions), len(THRESHOLDS)))
+    for i, (found_, lesions) in enumerate(zip(here.regions, these.lesions, strict=True)):
+        order = np.lexsort((detection.area(found_.boxes), found_.peak))  # the last of a level is its highest
+        top = {int(level): place for level, place in zip(found_.level[order], order, strict=True)}
+        levels, places = list(top), list(top.values())
+        hits = detection.hits(found_.boxes[places], lesions)
+        hit[i, levels], false[i, levels] = hits.sum(axis=1), ~hits.any(axis=1)
+    return hit, false
 
 
 def points_of(here: Found) -> Curve:
