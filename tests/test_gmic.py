@@ -98,7 +98,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_keys(tmp_path: Path)
     state["classifier_linear.weight"] = torch.zeros(7, 3)
     with pytest.raises(
         ConfigError,
-        match=r"missing: fusion_head.bias; unknown: more.weight; of another shape: local_head.weight \(7, 3\)",
+        match=r"1 missing: fusion_head.bias; 1 unknown: more.weight; 1 of another shape: local_head.weight \(7, 3\)",
     ):
         gmic().start_from("weights", state)
 
