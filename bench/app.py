@@ -261,8 +261,12 @@ class App:
         from bench.final import FinalPlan, final_jobs, requirements_of, run_finals
         from bench.proposals import check_proposals
         from bench.sweep import unfinished
+        from data.tracks import TRACKS
 
         cell = self.cell(method, dataset, track, protocol, self.settings(config, pairs), PROTOCOLS)
+        if proposals and TRACKS[track].unit == "image":
+            what = f"the track {track} reads whole films, and a proposed region is shown to what reads regions"
+            raise ConfigError(what, "--proposals", "leave it out, or take another track")
         if self.dry_run:
             self._plan([cell], trials=0, seeds=seeds, alone=True)
             return

@@ -128,6 +128,27 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "an unknown suite": (["bench", "smok"], "no suite 'smok' .*smoke"),
     "a suite that is not there": (["bench", "/nowhere/suite.yaml"], "no such file"),
     "an unknown metric": (["sweep", "vgg16", "phantom", "--objectives", "aurok"], "no objective 'aurok'"),
+    "regions for what reads whole films": (
+        ["final", "gmic", "phantom", "--track", "detection", "--proposals", "abc", "--dry-run"],
+        "the track detection reads whole films",
+    ),
+    "normal films alone": (
+        [
+            "train",
+            "gmic",
+            "phantom",
+            "--track",
+            "detection",
+            *[
+                f"--set=data.{one}"
+                for one in ("exams.train=4", "exams.validation=4", "exams.test=4", "size=64", "normal_share=0")
+            ],
+            "--set=size=64",
+            "--set=input_width=40",
+            "--set=stages=2",
+        ],
+        "every film that trains is mass; the track detection tells normal, mass apart",
+    ),
     "a third objective": (["sweep", "vgg16", "phantom", "--objectives", "ac1,ece,kappa"], "one metric, or two"),
     "one objective twice": (["sweep", "vgg16", "phantom", "--objectives", "ac1,ac1"], "ac1 stands there twice"),
     "an objective without a direction": (

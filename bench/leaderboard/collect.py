@@ -174,7 +174,7 @@ def _pictures(info: RunInfo, page_folder: Path | None, track: str) -> Iterator[s
     """
     if page_folder is None or info.artifacts is None:
         return
-    panels = sorted((info.artifacts / PICTURES).glob("*.png"))
+    panels = sorted((info.artifacts / PICTURES).glob("*.png"), key=lambda path: (len(path.stem), path.stem))
     if not panels:
         return
     here = [path for path in panels if path.stem == track or path.stem not in TRACKS]
