@@ -57,6 +57,8 @@ def metrics(console: Console, document: Mapping[str, Any]) -> None:
             console.print(f"traceback: {document['log']}", markup=False)
         return
     said += ", finished before" * document["finished_before"]
+    if document.get("read_by"):  # of a method with several test-time variants
+        said += f", read by {document['read_by']}, the best of its maps on these films"
     table = Table("metric", "value", "95 % interval", "n", title=said)
     for name, e in document["metrics"].items():
         low, high = e["low"], e["high"]

@@ -55,6 +55,7 @@ def _train(ready: Ready, spec: RunSpec, tracker: Tracker, seen: Seen) -> dict[st
         "log": str(log) if ending.state == "failed" and log.is_file() else None,
         "epochs": last.get("total"),
         "metrics": last.get("estimates", {}),
+        "read_by": (last.get("chosen") or {}).get("variant"),
         "images_per_second": last.get("images_per_second"),
         "checkpoint": str(Path(job.folder) / "final.pt") if ending.state == "complete" else None,
     }

@@ -187,8 +187,20 @@ class Gmic(Method):
     # ---- what it is fed with ------------------------------------------------------------------------------------
     def inputs(self) -> Inputs:
         c = self.config
+        self._warn()
         streams = (Stream("train", c.batch_size, samples_per_class=c.samples_per_class),)
         return Inputs(c.film, self.task.track.name, streams, c.roi, c.augment)
+
+    def _warn(self) -> None:
+        """Of settings that do what a user may not expect; where inputs are asked for, since a worker's words stay with it."""
+        c = self.config
+        if self._replaces_all:
+            what = "y_global and the L1 carry no gradient, so the saliency layer never trains"
+            warnings.warn(f"train_scope rois_and_global: {what}", stacklevel=2)
+        cells = self.net.trunk.map_size(c.film)
+        if not round(cells[0] * cells[1] * c.percent_t):
+            what = f"no cell of {cells[0]} x {cells[1]}: one is taken"
+            warnings.warn(f"percent_t {c.percent_t:g} is {what}", stacklevel=2)
 
     @property
     def accumulate(self) -> int:
@@ -197,16 +209,6 @@ class Gmic(Method):
     # ---- training -----------------------------------------------------------------------------------------------
     def stages(self) -> list[Stage]:
         c = self.config
-        if self._replaces_all:
-            warnings.warn(
-                "train_scope rois_and_global: y_global and the L1 carry no gradient, so the saliency layer never trains",
-                stacklevel=2,
-            )
-        cells = self.net.trunk.map_size(c.film)
-        if not round(cells[0] * cells[1] * c.percent_t):
-            warnings.warn(
-                f"percent_t {c.percent_t:g} is no cell of {cells[0]} x {cells[1]}: one is taken", stacklevel=2
-            )
         rate = {"step": _step, "constant": None, "cosine": lambda e: 0.5 + 0.5 * _cosine(e / c.epochs)}[c.schedule]
         return [Stage("train", [self.group("all", self.net, lr=c.lr)], epochs=c.epochs, schedule=rate)]
 

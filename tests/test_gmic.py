@@ -117,7 +117,8 @@ def test_the_map_that_picks_the_crops_leaves_the_saliency_layer_training(train_c
 def test_the_authors_scope_says_that_the_saliency_layer_never_trains_and_so_it_is() -> None:
     method, batch = gmic(train_cam="xgradcam", train_scope="rois_and_global"), films()
     with pytest.warns(UserWarning, match="the saliency layer never trains"):
-        [stage] = method.stages()
+        method.inputs()
+    [stage] = method.stages()
     before = method.net.saliency.weight.detach().clone()
     freeze(method, stage)
     loss = method(batch, stage)

@@ -45,7 +45,7 @@ __all__ = [
     "unavailable",
     "values",
 ]
-VERSION = 4  # bumped when a number changes; part of a run's identity
+VERSION = 5  # bumped when a number changes; part of a run's identity
 
 
 @dataclass(frozen=True)

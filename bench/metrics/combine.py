@@ -172,6 +172,11 @@ def _bootstrapped(parts: Sequence[Part], value: float) -> Estimate:
             low, high = wilson(value, cases)
             return Estimate(value, low, high, n, "Wilson", f"no patient differs: Wilson on {cases} patients")
         return Estimate(value, None, None, n, "none", "resamples do not vary")
+    if totals.proportion and not 1e-12 < value < 1 - 1e-12:  # resamples that find something make nothing surer
+        cases = totals.cases or len(parts[0].patients)
+        edges = wilson(value, cases)
+        kind, low, high = f"{kind}, at least Wilson's on {cases} patients", min(low, edges[0]), max(high, edges[1])
+        return Estimate(value, low, high, n, kind, note)
     seeds = np.array([part.value for part in parts])
     return Estimate(value, *_widened(value, low, high, float(np.nanvar(drawn)), seeds, parts[0], totals), n, kind, note)
 
