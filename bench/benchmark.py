@@ -136,9 +136,10 @@ class Benchmark:
             return False
         jobs = final_jobs(ready, plan)
         runs = {seed: tracker.find(job.spec.identity, "final") for seed, job in jobs.items()}
+        shown = pictured(ready, {seed: run for seed, run in runs.items() if run is not None})
         return all(
             run is not None
-            and has_pictures(run, panels=pictured(ready, seed))
+            and has_pictures(run, panels=seed in shown)
             and is_whole(run, Path(jobs[seed].folder))
             and not lacks_cells(jobs[seed])
             for seed, run in runs.items()

@@ -109,7 +109,12 @@ def _spaces() -> list[dict[str, Any]]:
         published = search_spaces.published(name)
         every = search_spaces.published(name, readings=search_spaces.has_readings(name))
         further = {key: value for key, value in every.items() if key not in published}
-        found.append({"name": name, "published": published, "readings": further, "ranges": search_spaces.ranges(name)})
+        found.append(
+            {
+                "name": name, "about": search_spaces.about(name), "published": published, "readings": further,
+                "ranges": search_spaces.ranges(name),
+            }
+        )  # fmt: skip
     return found
 
 
@@ -171,7 +176,7 @@ def show(console: Console, document: Mapping[str, Any], verbose: bool) -> None:
                 details = Table("parameter", "published", "searched", "", title=f"{entry['name']}: search space")
                 for name, words in entry["ranges"].items():
                     details.add_row(name, str(values[name]), words, "--readings" if name in entry["readings"] else "")
-                console.print(details)
+                console.print(details, entry["about"], "", sep="\n", markup=False)
             for what, title in (("columns", "columns of its CSV"), ("quirks", "quirks")):
                 if entry.get(what):
                     details = Table(what.removesuffix("s"), "what it means", title=f"{entry['name']}: {title}")

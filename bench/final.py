@@ -135,6 +135,10 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
                     found[(position, seed)] = run_id
     for ready, plan in finals:
         count_proposals(ready, plan.proposals, plan.reopen, final_jobs(ready, plan)[1], tracker)
+    shown = {
+        position: pictured(ready, {seed: tracker.run(run) for (at, seed), run in found.items() if at == position})
+        for position, (ready, _) in enumerate(finals)
+    }
     for (position, seed), run_id in found.items():
         folder = Path(final_jobs(*finals[position])[seed].folder)
         if is_done(folder):  # a driver that was killed may have left a finished run without its pictures
@@ -145,7 +149,7 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
                 tracker,
                 run_id,
                 Job.model_validate_json((folder / "job.json").read_text()),
-                pictures=pictured(finals[position][0], seed),
+                pictures=seed in shown[position],
             )
     name_runs(finals, tracker)
     return [
@@ -154,9 +158,13 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
     ]
 
 
-def pictured(ready: Ready, seed: int) -> bool:
-    """Whether panels of this run are drawn: of the first seed, and the first fold."""
-    return seed == 1 and ready.fold == 0
+def pictured(ready: Ready, runs: Mapping[int, RunInfo]) -> set[int]:
+    """Seeds of which panels are drawn: the first, and the one that did worst on the test side; of the first fold alone."""
+    if ready.fold:
+        return set()
+    primary = f"test/{TRACKS[ready.cell.track].primary}"
+    known = {seed: run.metrics[primary] for seed, run in runs.items() if primary in run.metrics}
+    return {1} | ({min(sorted(known), key=known.__getitem__)} if known else set())
 
 
 def _names(finals: list[tuple[Ready, FinalPlan]]) -> dict[str, dict[str, str]]:
@@ -308,7 +316,7 @@ def _reduced(ready: Ready, job: Job) -> list[str]:
 
 
 def _test_metrics(job: Job) -> dict[str, Any]:
-    """Metrics of the test side, for the record beside the board's: test/<metric>, of further tracks test/<track>/...
+    """Metrics of the test side, for the record beside the board's: test/<metric>, of further tracks test/<track>/..., the primary one among them.
 
     Those of counterfactual pairs are among them where the data have such pairs, those of cells where they were asked for.
     """
@@ -316,7 +324,7 @@ def _test_metrics(job: Job) -> dict[str, Any]:
     for track in job.tracks:
         prefix = "test" if track == job.spec.track else f"test/{track}"
         frame = Frame.load(Path(job.folder) / "frames" / f"test-{track}")
-        estimates = quick(frame) | compute(frame, [*COUNTERFACTUAL, *CELLS])
+        estimates = quick(frame) | compute(frame, [TRACKS[track].primary, *COUNTERFACTUAL, *CELLS])
         found |= {f"{prefix}/{name}": estimate for name, estimate in estimates.items()}
     return found
 

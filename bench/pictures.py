@@ -134,7 +134,8 @@ def _panels(
         )
         for row, key in zip(rows, keys, strict=True)
     ]
-    made = " (generated films)" if data.reader(job.spec.dataset).CARD.grade == "synthetic" else ""
+    stated = set(samples.table["attr_grade"]) if "attr_grade" in samples.table.columns else set()
+    made = " (generated films)" if "synthetic" in {data.reader(job.spec.dataset).CARD.grade, *stated} else ""
     what = f"{job.spec.method}, {job.spec.track} on {job.spec.dataset}{made}"
     title = f"{what}: {frame.meta['side']} side, seed {job.spec.seed}"
     header, note = _given(frame), " ".join(part for part in (chosen, _verdicts(frame), left_out) if part)

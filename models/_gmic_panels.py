@@ -35,6 +35,8 @@ def _case(
     image: np.ndarray, truth: np.ndarray | None, corners: np.ndarray, crop: Size, attention: np.ndarray,
     cut: np.ndarray, maps: Mapping[str, np.ndarray], chosen_by: str,
 ) -> list[Panel]:  # fmt: skip
+    order = np.argsort(-attention, kind="stable")
+    centres = [(corners[k][1] + crop[1] / 2, corners[k][0] + crop[0] / 2, str(i + 1)) for i, k in enumerate(order)]
     regions = np.zeros(image.shape)
     for (top, left), weight in zip(corners, attention, strict=True):
         window = regions[top : top + crop[0], left : left + crop[1]]
@@ -42,11 +44,16 @@ def _case(
     row = [
         Panel("film", image),
         Panel(
-            "regions, by attention", image, map=regions, outline=truth, caption=f"picked by {chosen_by}", scale=(0, 1)
+            "regions, by attention",
+            image,
+            map=regions,
+            outline=truth,
+            caption=f"picked by {chosen_by}",
+            scale=(0, 1),
+            marks=centres,
         ),
         _map(f"saliency: {TITLES['cam']} of mass", image, "cam", maps["cam"], truth),
     ]
-    order = np.argsort(-attention, kind="stable")
     row += [
         Panel(f"region {place + 1}", cut[k], caption=f"attention {attention[k]:.2f}", line=1)
         for place, k in enumerate(order)

@@ -72,6 +72,7 @@ class Panel:
     line: int = 0  # pictures of a case, or of a page, stand on lines of their own
     training_row: int | None = None  # what it shows: a row of the training table; None: the sample that is explained
     cell: tuple[float, float, float, float] | None = None  # one cell of a map, in a frame of its own
+    marks: Sequence[tuple[float, float, str]] = ()  # x, y, and a short word that stands there
     faded: bool = False  # of a part of the model that was taken out
 
 

@@ -7,6 +7,7 @@ published configuration is the Config's defaults, and lies in every space. A sec
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -50,6 +51,11 @@ def load(name: str, readings: bool = False) -> Space:
 def has_readings(name: str) -> bool:
     """Whether `readings` adds anything to the space of this method."""
     return hasattr(_module(name), "readings")
+
+
+def about(name: str) -> str:
+    """What its file says of itself: what is searched, and what needs no training of its own."""
+    return inspect.getdoc(_module(name)) or ""
 
 
 def published(name: str, overrides: Mapping[str, Any] | None = None, readings: bool = False) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def test_a_reader_finds_what_the_phantom_knows(tmp_path: Path, name: str, quirk:
     document = written(tmp_path / "form", name, *([quirk] if quirk else []))
     prepared = prepare(document["dataset"], tmp_path / "form", None, tmp_path / "cache", skip_bad=bool(quirk))
     assert found(prepared) == document["known"]
+    assert prepared.passport["grade"].split(", ")[0] == "synthetic", "generated films, whatever form they have"
 
 
 @pytest.mark.parametrize("name", forms.names())

@@ -12,6 +12,7 @@ import pytest
 from bench.leaderboard import page, table
 from bench.leaderboard.build import build_board
 from bench.leaderboard.rows import Board
+from bench.metrics import compute
 from data.errors import MachineError
 from tests.board_samples import five, frame_of, make_board, row_of
 
@@ -142,6 +143,17 @@ def test_no_metric_stands_without_interval_and_n(board: Board) -> None:
     assert all(
         re.search(r"<small>\(−?\d\.\d{3}–\d\.\d{3}\)</small><small>n = \d+</small>|no interval", cell) for cell in rows
     )
+
+
+def test_each_training_alone_is_said_and_the_worst_stands_in_the_table() -> None:
+    board = build_board(five("vgg16", 1.0))
+    [row] = [row for row in board.rows if row.kind == "method"]
+    alone = {seed: compute(frame_of("margin", seed, 1.0), ["auroc_mean"])["auroc_mean"] for seed in range(1, 6)}
+    assert row.each == alone
+    assert sum(one.value or 0.0 for one in alone.values()) / 5 == pytest.approx(row.metrics["auroc_mean"].value)
+    text, worst = page.render(board), min(one.value or 0.0 for one in alone.values())
+    assert re.search(rf"<small>lowest {worst:.3f} \(\d\.\d+–\d\.\d+\)</small>", text)
+    assert all(f"seed {seed}: {one.value:.3f} (" in text for seed, one in alone.items())
 
 
 def test_pictures_are_linked_by_relative_path_only() -> None:

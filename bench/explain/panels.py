@@ -210,6 +210,7 @@ def _beside(line: Sequence[Panel], room: float) -> list[str]:
 
 def _picture(axes: Axes, panel: Panel) -> None:
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     height, width = panel.image.shape
     extent = (0, width, height, 0)
@@ -236,6 +237,9 @@ def _picture(axes: Axes, panel: Panel) -> None:
         x0, y0, x1, y1 = panel.cell
         for colour, thick in ((HALO, 2.6), (FRAME, 1.3)):
             axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, lw=thick))
+    for x, y, word in panel.marks:
+        text = axes.text(x, y, word, color=FRAME, fontsize=7, ha="center", va="center", weight="bold")
+        text.set_path_effects([withStroke(linewidth=1.6, foreground=HALO)])
     if panel.faded:
         axes.add_patch(Rectangle((0, 0), width, height, fc="white", alpha=FADED, zorder=5))
     axes.set_xlim(0, width)

@@ -154,6 +154,7 @@ def _row(members: Runs, asked: int, facts: Mapping[str, Any], status: Status, re
         seeds=[run.run_id for run in members],
         seeds_asked=asked,
         metrics=metrics,
+        each={int(seed): Estimate(**value) for seed, value in facts.get("each", {}).items()},
         input=str(facts.get("input", "")),
         supervision=str(facts.get("supervision", "")),
         cost=cost_of(members),

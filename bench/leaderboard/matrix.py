@@ -1,6 +1,7 @@
 """Trainings x test-time variants of a table: every pairing's values, the one that validation would have chosen, and which are equal.
 
-A table has a matrix where two rows' names or more (arms, methods) were judged under the same two variants or more.
+A table has a matrix where two trainings or more (arms, methods) were judged under the same two variants or more, and where the
+variants of a single one differ in the primary metric.
 """
 
 from __future__ import annotations
@@ -135,7 +136,14 @@ def _groups(rows: Sequence[Row]) -> list[dict[str, dict[str, Row]]]:
     alike: dict[frozenset[str], dict[str, dict[str, Row]]] = {}
     for name, variants in trainings.items():
         alike.setdefault(frozenset(variants), {})[name] = variants
-    return [group for variants, group in alike.items() if len(variants) > 1 and len(group) > 1]
+    return [group for variants, group in alike.items() if len(variants) > 1 and (len(group) > 1 or _differ(group))]
+
+
+def _differ(group: Mapping[str, Mapping[str, Row]]) -> bool:
+    """Whether a training's variants give different values of the track's primary metric, so that there is something to choose."""
+    rows = [row for variants in group.values() for row in variants.values()]
+    found = {_values(row).get(TRACKS[row.track].primary) for row in rows}
+    return len(found) > 1
 
 
 def _matrix(

@@ -24,6 +24,7 @@ from bench.metrics import (
     smallest_difference,
 )
 from data.errors import DataError, MachineError
+from data.tracks import TRACKS
 
 ALL, THREE_MARGINS, ALL_MASSES = "all", "three margins", "all masses"
 
@@ -169,7 +170,7 @@ class Measured:
 
 
 def _of_rows(runs: Iterable[str]) -> dict[str, Any]:
-    return {"rows": sorted(runs), "metrics": sorted(METRICS)}
+    return {"rows": sorted(runs), "metrics": sorted(METRICS), "each": "primary"}
 
 
 def _alone(folder: Path, frames: Mapping[str, Path]) -> None:
@@ -196,7 +197,15 @@ def describe(frames: Sequence[Frame], subset: str, variant: str) -> dict[str, An
         "flagged": float(table["flagged"].mean()) if len(table) else 0.0,
         "titles": dict(first.meta.get("map_titles", {})),
         "coincide": [list(pair) for pair in first.meta.get("coincide", [])],
+        "each": _each(frames) if len(frames) > 1 else {},
     }
+
+
+def _each(frames: Sequence[Frame]) -> dict[str, Any]:
+    """seed -> the primary metric of that training alone, over patients: a mean says little where one of five is lost."""
+    primary = TRACKS[frames[0].track].primary
+    alone = {str(frame.seeds[0]): over_seeds([frame], [primary]) for frame in frames}
+    return {seed: found[primary].to_json() for seed, found in alone.items() if primary in found}
 
 
 def part_of(frame: Frame, subset: str, variant: str) -> Frame:

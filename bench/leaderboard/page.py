@@ -224,7 +224,11 @@ def _columns(metrics: Sequence[str]) -> list[dict[str, Any]]:
         {"name": "Method", "sortable": False},
         {"name": "Rank", "sortable": True, "title": "range of ranks among rows of equal input"},
         *numbers,
-        {"name": "Seeds", "sortable": True},
+        {
+            "name": "Seeds",
+            "sortable": True,
+            "title": "trainings; below, what the worst of them reaches alone, over patients",
+        },
         *words,
         {"name": "Cost", "sortable": True, "title": "machine time of all final trainings and what they start from"},
     ]
@@ -251,6 +255,8 @@ def _line(anchor: str, row: Row, metrics: Sequence[str]) -> dict[str, Any]:
         else (row.ranks or [""])[0],
         "cells": [_cell(row.metrics.get(name)) | {"blind": _blind(row, name)} for name in metrics],
         "seeds": f"{row.seeds_asked}" if row.kind == "method" else "–",
+        "lowest": _lowest(row),
+        "each": [{"seed": seed} | _cell(estimate) for seed, estimate in sorted(row.each.items())],
         "cost": duration(cost["machine_seconds"]) if "machine_seconds" in cost else "–",
         "search": searched,
         "costs": ", ".join(costs) + "; machine time" if costs else "",
@@ -287,6 +293,12 @@ def _blind(row: Row, name: str) -> str:
         return f"random weights: {cell['value']} {cell['interval']}"
     ties = f"; ties: {active.value:.0%} active" if active and active.value and active.value > TIES else ""
     return f"best blind: {estimate.note} {cell['value']} {cell['interval']}{ties}"
+
+
+def _lowest(row: Row) -> str:
+    """The primary metric of the training that did worst."""
+    worst = min((e for e in row.each.values() if e.value is not None), key=lambda e: e.value or 0.0, default=None)
+    return f"lowest {' '.join(str(_cell(worst)[key]) for key in ('value', 'interval'))}" if worst else ""
 
 
 def _metric(name: str, estimate: Estimate) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Row:
     seeds: list[str] = field(default_factory=list)  # run ids
     seeds_asked: int = 0
     metrics: dict[str, Estimate] = field(default_factory=dict)
+    each: dict[int, Estimate] = field(default_factory=dict)  # seed -> the primary metric of that training alone
     input: str = ""
     supervision: str = ""
     cost: dict[str, float | None] = field(default_factory=dict)
@@ -168,6 +169,7 @@ class Row:
             "unit": self.unit,
             "patients": self.patients,
             "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+            "each": {seed: estimate.to_json() for seed, estimate in self.each.items()},
             "input": self.input,
             "supervision": self.supervision,
             "cost": dict(self.cost),

@@ -139,7 +139,7 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
         row.full_label,
         ranks,
         *values,
-        counted(first.n, row.patients) if first else "-",
+        counted(first.n, row) if first else "-",
         seeds,
         row.input,
         row.supervision,
@@ -154,9 +154,10 @@ def _text(row: Row, name: str, first: Estimate | None) -> str:
     return blind + short(estimate, first)
 
 
-def counted(n: int, patients: int) -> str:
-    """ "300 of 150 patients": rows, and the patients that they stem from."""
-    return f"{n} of {patients} patients" if patients else str(n)
+def counted(n: int, row: Row) -> str:
+    """ "300 of 150 patients": rows, and whom they stem from. On whole films "200; 150 patients": lesions, and all of the test side."""
+    joined = "; " if row.unit == "image" else " of "
+    return f"{n}{joined}{row.patients} patients" if row.patients else str(n)
 
 
 def short(estimate: Estimate | None, beside: Estimate | None = None) -> str:
