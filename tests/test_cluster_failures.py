@@ -220,7 +220,8 @@ def test_ray_dies(tmp_path: Path, victim: str, then: signal.Signals | None, died
         driver = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, stderr=said)
         _wait_for(lambda: _ended(tmp_path, 0) >= 1, driver)
         processes = psutil.Process(driver.pid).children(recursive=True)
-        [one] = [process for process in processes if victim in " ".join(process.cmdline())[:250]]
+        commands = [process.as_dict(["cmdline"], ad_value=[])["cmdline"] for process in processes]  # none of a zombie
+        [one] = [p for p, words in zip(processes, commands, strict=True) if victim in " ".join(words)[:250]]
         one.kill()
         if then is not None:
             driver.send_signal(then)
