@@ -4,10 +4,11 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 try:
     import typer
@@ -64,6 +65,16 @@ Workers = Annotated[int, typer.Option(min=1, help="processes per training (Ray T
 Gpus = Annotated[float, typer.Option(min=0, callback=_finite, help="GPUs per worker")]
 
 
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: TextIO | None = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """A warning of this project as one line; a library's as Python shows it, since where it stands tells whose it is."""
+    own = category is UserWarning and "site-packages" not in Path(filename).parts
+    text = f"warning: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
+
+
 @contextmanager
 def _command(**settings: Any) -> Iterator["App"]:
     """The command's surroundings; a user's mistake ends as one line and exit code 2, an interrupt as 130."""
@@ -72,7 +83,8 @@ def _command(**settings: Any) -> Iterator["App"]:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as Ctrl-C does
     try:
-        with App(**settings) as running:
+        with warnings.catch_warnings(), App(**settings) as running:
+            warnings.showwarning = _warn
             yield running
             code = running.exit_code
     except UserError as error:

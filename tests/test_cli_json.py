@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import run_bench
 from tests.cli import apart, has, here
 
 
@@ -93,6 +94,7 @@ def test_search_spaces_are_listed_with_their_ranges() -> None:
     [space] = [s for s in here("list", "spaces", "--json").document["spaces"] if s["name"] == "iaia_bl"]
     assert set(space["ranges"]) == {*space["published"], *space["readings"]}
     assert space["ranges"]["coef_fine"].endswith(", log") and " to " in space["ranges"]["coef_fine"]
+    assert "five maps and all thresholds" in " ".join(here("list", "spaces", "-v").stdout.split())
 
 
 def test_a_wrong_setting_ends_a_suite_before_anything_is_made(tmp_path: Path) -> None:
@@ -197,3 +199,10 @@ def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     said = apart("train", "vgg16", "phantom", "--set", "epoch=3", "--out", tmp_path)
     assert "did you mean 'epochs'" in said.error
+
+
+def test_a_warning_is_one_line_and_a_library_s_says_where_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    run_bench._warn("percent_t 0.0001 is no cell", UserWarning, "models/gmic.py", 107)
+    assert capsys.readouterr().err == "warning: percent_t 0.0001 is no cell\n"
+    run_bench._warn("numbers", RuntimeWarning, "numpy/core.py", 5)
+    assert "numpy/core.py:5: RuntimeWarning: numbers" in capsys.readouterr().err

@@ -334,6 +334,10 @@ def test_a_case_shows_film_regions_saliency_crops_by_attention_and_all_five_maps
     ]
     crops_ = [panel for panel in panels if panel.line == 1]
     weights = [float(panel.caption.removeprefix("attention ")) for panel in crops_]
+    named = next(panel for panel in panels if panel.title == "regions, by attention").marks
+    assert [word for *_, word in named] == [panel.title.removeprefix("region ") for panel in crops_]
+    for (x, y, _), panel in zip(named, crops_, strict=True):
+        assert panels[0].image[round(y), round(x)] == panel.image[panel.image.shape[0] // 2, panel.image.shape[1] // 2]
     assert len(crops_) == 3 and weights == sorted(weights, reverse=True)
     assert [panel.title for panel in panels if panel.line == 2] == [
         "CAM",
