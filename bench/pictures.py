@@ -252,8 +252,15 @@ def _place(sample: pd.Series, size: tuple[int, int]) -> str:
     """How large the region is and where on its film, which the picture alone does not tell. size: of the input (H, W)."""
     film = f"film {sample['width']} x {sample['height']} px"
     unknown = "pixel size unknown"  # no prepared table has it
-    corner = "from the film's upper left corner"
-    return f"{_region(sample)} {corner}; {film}, {unknown}; shown as {size[1]} x {size[0]} px, {_lie(sample)}"
+    shown = f"{film}, {unknown}; shown as {size[1]} x {size[0]} px, {_lie(sample)}"
+    if [round(float(sample[name])) for name in ("wx0", "wy0", "wx1", "wy1")] == [
+        0,
+        0,
+        sample["width"],
+        sample["height"],
+    ]:
+        return f"whole {shown}"
+    return f"{_region(sample)} from the film's upper left corner; {shown}"
 
 
 def _region(sample: pd.Series) -> str:

@@ -12,6 +12,7 @@ from bench.explain.charts import draw_chart
 from bench.explain.choose import choose
 from bench.explain.panels import WARNING, WRONG, Words, below, draw_gallery, draw_panels
 from bench.metrics import Frame, confusion
+from bench.pictures import _place
 from data.errors import MachineError
 from models._chart import Chart
 from models.method import Panel
@@ -220,3 +221,12 @@ def test_a_chart_lies_beside_the_numbers_it_was_drawn_from(tmp_path: Path) -> No
     table = pd.read_csv(made[0][1])
     assert table["name"].tolist() == ["group 1", "group 1"], "what was not measured has no box"
     assert table["q50"].tolist() == [9.0, 8.0] and table["series"].tolist() == ["before training", "after training"]
+
+
+def test_a_whole_film_is_said_to_be_whole_and_a_region_to_lie_on_it() -> None:
+    film = {"width": 160, "height": 256, "wx0": 0.0, "wy0": 0.0, "wx1": 160.0, "wy1": 256.0, "flipped": True}
+    whole = _place(pd.Series(film), (256, 160))
+    assert whole.startswith("whole film 160 x 256 px") and "region" not in whole and "mirrored" in whole
+    assert _place(pd.Series(film | {"wx0": 3.0}), (64, 64)).startswith(
+        "region 157 x 256 px (film) at x 3, y 0 from the"
+    )
