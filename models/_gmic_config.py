@@ -76,8 +76,8 @@ class Config(MethodConfig):
         "lib", description="rules of pytorch-grad-cam (the paper's text), or of torchcam's copy in its code"
     )
     cam_unit: Literal["logit", "raw"] = Field(
-        "logit", description="of gradient maps: logit, divided by the score's mean gradient over the cells, one number a film, "
-        "so that films compare (no region changes); raw: as the rules give them, smallest where the network is surest",
+        "logit", description="of the gradient that the maps take: logit, the score's gradient by the cells' logits sums to 1 on every "
+        "film, so that films compare; raw: as it is, next to nothing where the network is surest",
     )  # fmt: skip
     gcpp_eps: float = Field(_cams.GRADCAMPP_EPS, ge=0, description="epsilon of GradCAM++; the library's")
     zero_range: ZeroRange = Field(

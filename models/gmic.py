@@ -67,6 +67,7 @@ class Gmic(Method):
     """Global trunk, saliency head, crops, attention, fusion."""
 
     Config = Config
+    version: ClassVar[int] = 2
     map_titles: ClassVar[Mapping[str, str]] = _cams.TITLES
 
     def __init__(self, config: MethodConfig, task: Task) -> None:
@@ -165,7 +166,7 @@ class Gmic(Method):
         if cam == "cam":
             return logits.sigmoid() if logits.shape[1] == 1 else logits.sigmoid()[:, 1:]
         gradient = self._gradient(features, self._pooled(logits))
-        return self._rule(cam, features, gradient).clamp_min(0)[:, None]
+        return self._rule(cam, features.to(gradient.dtype), gradient).clamp_min(0).to(logits.dtype)[:, None]
 
     # ---- maps ---------------------------------------------------------------------------------------------------
     def _rule(self, cam: Cam, a_BDhw: Tensor, g_BDhw: Tensor) -> Tensor:
@@ -178,12 +179,15 @@ class Gmic(Method):
         )
 
     def _pooled(self, logits_BChw: Tensor) -> Tensor | None:
-        """(B, h, w) m: the mass score's gradient by each cell's logit; None where the score is no pooling of them."""
-        c, z = self.config, logits_BChw[:, -1]
+        """(B, h, w) m: the mass score's gradient by each cell's logit; None where the score is no pooling of them. In double: of a
+        sure film it, and its squares, would be nothing in single precision."""
+        c, z = self.config, logits_BChw[:, -1].detach().double()
         if c.cam_score == "fusion_logit":
             return None
         score: Score = "topt" if c.cam_score == "y_global" else "sum_logit"
-        return score_gradient(z, score, top_count(z.shape[1] * z.shape[2], c.percent_t))
+        m = score_gradient(z, score, top_count(z.shape[1] * z.shape[2], c.percent_t))
+        # Not divided afterwards: GradCAM++ is no multiple of its gradient, and of sure films would stay next to nothing.
+        return m / m.sum(dim=(1, 2), keepdim=True) if c.cam_unit == "logit" else m
 
     def _gradient(self, features_BDhw: Tensor, m_Bhw: Tensor | None) -> Tensor:
         """d score / d features of the mass score; no backward pass unless the score is the fusion's."""
@@ -203,12 +207,12 @@ class Gmic(Method):
             logits = self.net.logits(features)
         sign = torch.where(target == MASS, 1.0, -1.0).to(logits.dtype).view(-1, 1, 1)
         found = {"cam": (logits[:, -1] * sign).sigmoid()}
-        # In double: squares of a sure film's gradients are nothing in single precision.
-        m = self._pooled(logits.double())
+        m = self._pooled(logits)
         gradient = self._gradient(features.double(), m) * sign[..., None]
-        unit = m.mean(dim=(1, 2), keepdim=True) if m is not None and self.config.cam_unit == "logit" else 1.0
+        # times the cells, GradCAM is max(z, 0)
+        cells = logits[0, 0].numel() if m is not None and self.config.cam_unit == "logit" else 1
         for cam in _cams.RULES:
-            found[cam] = (self._rule(cam, features.double(), gradient).clamp_min(0) / unit).to(logits.dtype)  # type: ignore[arg-type]
+            found[cam] = (self._rule(cam, features.double(), gradient).clamp_min(0) * cells).to(logits.dtype)  # type: ignore[arg-type]
         if self.config.cam_layers == "stage4_5":
             size = (stages[-2].shape[2], stages[-2].shape[3])
             wide = F.interpolate(found["cam"][:, None], size, mode="bilinear", align_corners=False)[:, 0]
@@ -217,13 +221,13 @@ class Gmic(Method):
 
     def _fused(self, stages: list[Tensor], sign_B11: Tensor) -> dict[str, Tensor]:
         """Maps of the last two stages before the last norm: tanh of twice each one's min-max map, the larger of both."""
-        c = self.config
 
         def score(outputs: Tensor) -> Tensor:
-            z = self.net.logits(self.net.trunk.last(outputs))[:, -1].flatten(1)
-            t = top_count(z.shape[1], c.percent_t)
-            pooled = z.sigmoid().topk(t, dim=1).values.mean(dim=1) if c.cam_score == "y_global" else z.sum(dim=1)
-            return pooled[:, None]
+            """Linear in the logits, with the score's gradient: that of a sigmoid is 0 on a sure film."""
+            logits = self.net.logits(self.net.trunk.last(outputs))
+            m = self._pooled(logits)
+            assert m is not None, "refused in __init__"
+            return (logits[:, -1] * m.to(logits.dtype)).sum(dim=(1, 2))[:, None]
 
         nothing = torch.zeros(len(sign_B11), dtype=torch.int64, device=sign_B11.device)
         with _cams.reading(self):

@@ -186,21 +186,52 @@ def test_gradcam_is_the_logit_map_times_the_mean_gradient_whatever_the_score() -
 
 
 def test_gradient_maps_are_in_units_of_the_logit_so_that_films_compare() -> None:
-    """A raw gradient vanishes where the network is sure; one number a film changes no region."""
+    """A raw gradient vanishes where the network is sure. Of the rules that are multiples of it no region changes."""
     raw, batch = trained(cam_unit="raw")
     unit = gmic()
     unit.load_state_dict(raw.state_dict())
     _, z = of_features(raw, batch)
     plain, scaled = shown(raw, batch), shown(unit.eval(), batch)
     torch.testing.assert_close(scaled["gradcam"], z.clamp_min(0), rtol=1e-4, atol=1e-5)
-    for name in _cams.RULES:
+    for name in ("gradcam", "xgradcam", "layercam"):
         for one, other in zip(plain[name], scaled[name], strict=True):
             if float(one.max()) > 0:
                 torch.testing.assert_close(one / one.max(), other / other.max(), rtol=1e-4, atol=1e-5)
     with torch.no_grad():  # a network that is as sure as single precision allows
         unit.net.saliency.weight *= 60 / float(z.abs().max())
-    assert all(bool(value.isfinite().all()) for value in shown(unit, batch).values())
-    assert float(shown(unit, batch)["gradcam"].max()) > 20
+    sure = shown(unit, batch)
+    assert all(bool(value.isfinite().all()) for value in sure.values())
+    assert float(sure["gradcam"].max()) > 20
+    assert float(sure["gradcampp"].max()) > 0.1 * float(scaled["gradcampp"].max())
+
+
+@pytest.mark.parametrize("score", ["y_global", "sum_logit"])
+def test_how_sure_a_film_is_changes_no_gradient_map(score: str) -> None:
+    """Of films that differ in that alone, each rule gives one map: GradCAM++ is no multiple of its gradient."""
+    method, batch = trained(cam_score=score)
+    features, _ = of_features(method, batch)
+    cells = torch.Size((len(features), 1, *features.shape[2:]))
+    for name in _cams.RULES:
+        first, *others = (
+            method._rule(
+                name, features.double(), method._gradient(features.double(), method._pooled(torch.full(cells, z)))
+            )  # type: ignore[arg-type]
+            for z in (0.0, 8.0, 40.0)
+        )
+        assert float(first.abs().max()) > 0
+        for other in others:
+            torch.testing.assert_close(other, first)
+
+
+def test_the_fused_layers_of_the_surest_film_show_something() -> None:
+    """In single precision the sigmoid is 1 there, and its own gradient 0."""
+    method, batch = trained(cam_layers="stage4_5")
+    usual = shown(method, batch)
+    with torch.no_grad():
+        method.net.saliency.weight *= 60 / float(of_features(method, batch)[1].abs().max())
+    sure = shown(method, batch)
+    for name in ("gradcam", "xgradcam", "layercam"):
+        assert torch.equal(*(maps[name].flatten(1).any(dim=1) for maps in (sure, usual)))
 
 
 def test_cam_has_gradcam_s_nested_regions_at_other_thresholds() -> None:
