@@ -47,7 +47,7 @@ def _read(
 
 def disagreements(runs: Sequence[SeedRun], ledger: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the ledger and the record of runs do not both know: a look that was not counted, or a result that is lost."""
-    opened = {str(entry["id"]) for entry in ledger if entry["kind"] == "final" and not entry.get("proposals")}
+    opened = {str(entry["id"]) for entry in ledger if entry["kind"] == "final"}
     used = {str(run.facts["ledger_entry"]) for run in runs if run.facts.get("ledger_entry")}
     said = []
     if strange := used - opened:

@@ -134,7 +134,9 @@ def _run_finals(finals: list[tuple[Ready, FinalPlan]], tracker: Tracker, seen: S
                 if (run_id := by_folder.get(job.folder)) is not None:
                     found[(position, seed)] = run_id
     for ready, plan in finals:
-        count_proposals(ready, plan.proposals, plan.reopen, final_jobs(ready, plan)[1], tracker)
+        jobs = final_jobs(ready, plan)
+        if any(is_done(Path(job.folder)) for job in jobs.values()):
+            count_proposals(ready, plan.proposals, plan.reopen, jobs[1], tracker)
     shown = {
         position: pictured(ready, {seed: tracker.run(run) for (at, seed), run in found.items() if at == position})
         for position, (ready, _) in enumerate(finals)
@@ -260,7 +262,7 @@ def _open_ledger(ready: Ready, plan: FinalPlan, job: Job, names: Mapping[str, st
     ledger, settings = ready.home.ledger, config_hash(job.spec.model_dump(mode="json"))
     place = {"data_hash": ready.prepared.data_hash, "split_hash": ready.split.hash}
     looks = ledger.looks(place["split_hash"])
-    mine = [e for e in looks if e["settings"] == settings]
+    mine = [e for e in looks if (e["kind"], e["settings"]) == ("final", settings)]
     if mine and mine[-1]["seeds"] == plan.seeds and not plan.force and not plan.reopen:
         return str(mine[-1]["id"])
     if mine and not plan.reopen:

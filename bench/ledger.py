@@ -10,6 +10,8 @@ from typing import Any
 
 from data.errors import DataError
 
+OPENINGS = ("final", "proposals")  # kinds of entries that looked at a test side
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -48,11 +50,11 @@ class Ledger:
         return [e for e in self.entries() if all(e.get(key) == value for key, value in wanted.items())]
 
     def looks(self, split_hash: str) -> list[dict[str, Any]]:
-        """Entries that opened this test side, over all methods and settings.
+        """Entries that looked at this test side, over all methods and settings.
 
         A split is its films, findings and patients: what was done to the training side's masks makes no other test side.
         """
-        return [e for e in self.entries() if e["kind"] in ("final", "judge") and e["split_hash"] == split_hash]
+        return [e for e in self.entries() if e["kind"] in OPENINGS and e["split_hash"] == split_hash]
 
 
 def now() -> str:

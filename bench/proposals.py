@@ -25,14 +25,19 @@ def count_proposals(ready: Ready, proposals: str, reopen: str | None, job: Job, 
     told = json.loads(tracker.download(detector, "config.json").read_text(encoding="utf-8"))
     looks, mine = ledger.looks(ready.split.hash), config_hash(told)
     asked = [entry for entry in looks if entry["settings"] == settings]
-    before = [entry["proposals"] for entry in asked if entry.get("proposals")]
+    before = [entry["proposals"] for entry in asked if entry["kind"] == "proposals"]
     if not asked or mine in before:
         return
     if before and not reopen:
         what = "these settings were shown the regions of another detector before"
         raise ConfigError(what, f"--proposals {proposals}", 'give the reason for a second look: --reopen "why"')
     why = reopen or f"the regions that {told['method']} proposes"
-    entry = {"id": digest([settings, mine, len(looks), time.time_ns()]), "reopen": why, "proposals": mine}
+    entry = {
+        "id": digest([settings, mine, len(looks), time.time_ns()]),
+        "reopen": why,
+        "proposals": mine,
+        "kind": "proposals",
+    }
     ledger.append({**asked[-1], **entry, "date": now(), "opened_before": len(looks)})
 
 

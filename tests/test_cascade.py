@@ -1,20 +1,25 @@
 """A classifier of regions, shown those that a detector proposes: what is cut, what the frame says, and what stays the oracle's."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.config import Job
+from bench.board import disagreements
+from bench.config import Job, digest
 from bench.engine.cascade import add_proposed, boxes_of, lacks_proposed
 from bench.engine.run import train_run
 from bench.engine.worker import Worker
+from bench.final import FinalPlan, _open_ledger, final_jobs
 from bench.home import Home
 from bench.leaderboard.measure import describe, part_of
+from bench.leaderboard.rows import SeedRun
 from bench.metrics import Frame, over_seeds
 from bench.metrics.frame import PROPOSED
 from bench.plan import Ready, make_ready
-from bench.proposals import check_proposals
+from bench.proposals import check_proposals, count_proposals
 from bench.suite import Cell
 from bench.tracking import Tracker
 from data.cache import Opening
@@ -24,6 +29,8 @@ from tests.toy_cells import LINEAR, opened
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.long]
 DATA = {"exams": {"train": 16, "validation": 8, "test": 10}, "level": "easy", "size": 128, "normal_share": 0.4}
 FILMS = {"input_width": 80, "stages": 2, "blocks": 1, "epochs": 1, "K": 2, "crop": 0.25, "augment": {"recipe": "none"}}
+
+SMALL = {"size": 24, "weights": "none", "trunk_blocks": 4}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +70,7 @@ def proposer(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def classifier(home: Home, tmp_path: Path) -> Job:
-    budget = {"size": 24, "weights": "none", "trunk_blocks": 4}
-    return finished(ready_of(home, "vgg16", "malignancy", dict(LINEAR), **budget), "malignancy", tmp_path)
+    return finished(ready_of(home, "vgg16", "malignancy", dict(LINEAR), **SMALL), "malignancy", tmp_path)
 
 
 def test_each_lesion_is_read_in_the_region_of_highest_attention(home: Home, classifier: Job, proposer: Path) -> None:
@@ -76,7 +82,7 @@ def test_each_lesion_is_read_in_the_region_of_highest_attention(home: Home, clas
         assert regions[:, 4].sum() == pytest.approx(1, abs=1e-2)
         assert box == tuple(regions[regions[:, 4].argmax(), :4].round().astype(int))
         assert 0 <= box[0] < box[2] <= 80 and 0 <= box[1] < box[3] <= 128
-    ready = ready_of(home, "vgg16", "malignancy", dict(LINEAR), size=24, weights="none", trunk_blocks=4)
+    ready = ready_of(home, "vgg16", "malignancy", dict(LINEAR), **SMALL)
     opening = Opening("tests", ready.prepared.data_hash, ready.split.hash, ("malignancy",))
     inputs = ready.kind(ready.base, ready.task).inputs()
     cut = ready.prepared.sealed(ready.split, inputs, "malignancy", opening, boxes=boxes)
@@ -128,6 +134,37 @@ def test_a_detector_that_cannot_propose_is_told_before_anything_is_counted(
     tracker.finish(run, "complete")
     with pytest.raises(ConfigError, match=r"vgg16 proposes no regions \(--proposals\)"):
         check_proposals([classifier], run, tracker)
+
+
+def test_a_look_through_proposed_regions_is_counted_once_and_opens_nothing_anew(
+    home: Home, classifier: Job, proposer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A final that goes on after such a look does so under its own opening; a second detector wants a reason."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker, ready = Tracker(out=tmp_path), ready_of(home, "vgg16", "malignancy", dict(LINEAR), **SMALL)
+    detector = json.loads((proposer.parents[1] / "job.json").read_text())["spec"]
+
+    def named(spec: dict[str, Any]) -> str:
+        run = tracker.start("detection", name="gmic", kind="final", identity=digest(spec), params={})
+        tracker.json(run, spec, "config.json")
+        return run
+
+    plan = FinalPlan(ready.base, seeds=1)
+    job = final_jobs(ready, plan)[1]
+    own = _open_ledger(ready, plan, job, {})
+    for _ in range(2):
+        count_proposals(ready, named(detector), None, job, tracker)
+    [look] = home.ledger.find(kind="proposals")
+    assert look["reopen"] == "the regions that gmic proposes" and look["opened_before"] == 1
+    assert _open_ledger(ready, plan, job, {}) == own
+    assert len(home.ledger.looks(ready.split.hash)) == 2
+    other = named({**detector, "config": {**detector["config"], "K": 9}})
+    with pytest.raises(ConfigError, match=r"shown the regions of another detector before .*; give the reason"):
+        count_proposals(ready, other, None, job, tracker)
+    count_proposals(ready, other, "a better detector", job, tracker)
+    assert [entry["reopen"] for entry in home.ledger.find(kind="proposals")][1:] == ["a better detector"]
+    run = SeedRun("r", "malignancy", classifier.spec.model_dump(mode="json"), "complete", facts={"ledger_entry": own})
+    assert disagreements([run], list(home.ledger.entries())) == []
 
 
 def test_who_proposes_nothing_or_saw_other_films_is_refused(classifier: Job, proposer: Path, tmp_path: Path) -> None:

@@ -279,6 +279,17 @@ def test_trainings_that_differ_in_the_name_of_one_map_alone_are_said_to_be_equal
         r"Equal by algebra: the trainings train_xgradcam = train_layercam, m is constant; measured: apart by up to 0\.\d+ \(\w+\)\.",
         told,
     )
+    same = {
+        (training, test): skill
+        for training in ("xgradcam", "layercam")
+        for test, skill in zip(["cam", "xgradcam", "layercam"], (1.5, 2.0, 2.9), strict=True)
+    }
+    (equal,) = build_board(
+        trained(["cam", "xgradcam", "layercam"], ["cam", "xgradcam", "layercam"], same, coincide=pairs)
+    ).matrices
+    assert [line for line in words(equal) if "equal in every metric." in line.lower()] and not [
+        line for line in words(equal) if "nothing says" in line
+    ]
     (none,) = build_board(trained(["cam", "gradcam"], ["cam", "gradcam"], {}, coincide=pairs)).matrices
     assert not any("the trainings" in line for line in words(none))
 

@@ -141,7 +141,9 @@ def contrast(comparisons: Sequence[Comparison]) -> Comparison:
 
 def test_a_classifier_in_proposed_regions_is_compared_with_itself_in_the_oracles() -> None:
     runs = shown_twice("vgg16", 2.0, 1.0)
-    (found,) = build_board(runs).comparisons
+    board = build_board(runs)
+    assert not board.matrices, "an oracle's region and a proposed one are no choice"
+    (found,) = board.comparisons
     assert (found.a, found.b, found.metric) == ("vgg16 [proposed ROI]", "vgg16", "auroc_mean")
     sides = [[run.load().of_variant(name) for run in runs] for name in (PROPOSED, "default")]  # type: ignore[misc]
     want, p = metrics.difference(*sides, "auroc_mean", paired_seeds=True)
@@ -196,11 +198,9 @@ def test_variants_of_one_training_are_paired_within_the_family() -> None:
     assert told == {"paired patients, paired seeds", "paired patients, independent seeds"}
 
 
-def test_what_was_kept_before_seeds_were_paired_is_not_taken_for_paired(tmp_path: Path) -> None:
+def test_what_was_compared_once_is_kept(tmp_path: Path) -> None:
     loads = {run.frame_id: run.load for run in shown_twice("vgg16", 2.0, 1.0) if run.load is not None}
-    measured, variants = Measured(tmp_path), (PROPOSED, "default")
-    old = {"a": sorted(loads), "b": sorted(loads), "metric": "auroc_mean", "subset": "all", "variants": variants}
-    stale = measured.kept(old, lambda: {"difference": {}, "p": 0.5, "smallest": None})
-    found = measured.difference(loads, loads, "auroc_mean", "all", variants)
-    assert found["paired_seeds"] and found["p"] != stale["p"]
-    assert Measured(tmp_path).difference(loads, loads, "auroc_mean", "all", variants) == found
+    found = Measured(tmp_path).difference(loads, loads, "auroc_mean", "all", (PROPOSED, "default"))
+    assert found["paired_seeds"] and found["p"] < 0.05
+    unread = dict.fromkeys(loads, lambda: pytest.fail("a frame was read again"))
+    assert Measured(tmp_path).difference(unread, unread, "auroc_mean", "all", (PROPOSED, "default")) == found

@@ -128,15 +128,16 @@ def matrices_of(
 
 
 def _groups(rows: Sequence[Row]) -> list[dict[str, dict[str, Row]]]:
-    """training -> variant -> row, of each set of trainings that share their variants. Controls are no pairing to choose."""
-    trainings: dict[str, dict[str, Row]] = {}
+    """training -> variant -> row, of each set of trainings that share their variants, of one input: what another is shown, as a
+    control, is no pairing to choose."""
+    trainings: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if row.kind == "method" and row.status == "done" and control_of(row) is None:
-            trainings.setdefault(row.training, {})[row.variant] = row
-    alike: dict[frozenset[str], dict[str, dict[str, Row]]] = {}
-    for name, variants in trainings.items():
-        alike.setdefault(frozenset(variants), {})[name] = variants
-    return [group for variants, group in alike.items() if len(variants) > 1 and (len(group) > 1 or _differ(group))]
+            trainings.setdefault((row.input, row.training), {})[row.variant] = row
+    alike: dict[tuple[str, frozenset[str]], dict[str, dict[str, Row]]] = {}
+    for (given, name), variants in trainings.items():
+        alike.setdefault((given, frozenset(variants)), {})[name] = variants
+    return [group for (_, variants), group in alike.items() if len(variants) > 1 and (len(group) > 1 or _differ(group))]
 
 
 def _differ(group: Mapping[str, Mapping[str, Row]]) -> bool:
@@ -259,20 +260,25 @@ def _declared(matrix: Matrix) -> Iterator[str]:
 
 
 def _twins(matrix: Matrix) -> Iterator[str]:
-    """Trainings that differ in the name of a map alone, of two maps that their method calls equal."""
+    for a, b, why in _equal_trainings(matrix):
+        gap = max(_apart(matrix, (a, test), (b, test)) for test in matrix.tests)
+        yield f"Equal by algebra: the trainings {a} = {b}, {why}; measured: {_told(gap)}."
+
+
+def _equal_trainings(matrix: Matrix) -> list[tuple[str, str, str]]:
+    """training, training, why: they differ in the name of a map alone, of two maps that their method calls equal."""
     rows = {training: matrix.rows[training, matrix.tests[0]] for training in matrix.trainings}
     own = _own([row.config for row in rows.values()], matrix.tests)
-    if own is None:
-        return
+    found: list[tuple[str, str, str]] = []
     for (a, one), (b, other) in combinations(rows.items(), 2):
         apart = {
             name for name in one.config.keys() | other.config.keys() if one.config.get(name) != other.config.get(name)
         }
-        maps = {one.config[own], other.config[own]}
+        maps = {one.config[own], other.config[own]} if own is not None else set()
         why = next((why for *pair, why in one.coincide if set(pair) == maps and (*pair, why) in other.coincide), None)
         if apart == {own} and why is not None:
-            gap = max(_apart(matrix, (a, test), (b, test)) for test in matrix.tests)
-            yield f"Equal by algebra: the trainings {a} = {b}, {why}; measured: {_told(gap)}."
+            found.append((a, b, why))
+    return found
 
 
 def _told(gap: tuple[float, str]) -> str:
@@ -296,17 +302,18 @@ def _found(matrix: Matrix) -> Iterator[str]:
     alike: dict[frozenset[tuple[str, float]], list[Pairing]] = {}
     for cell in matrix.pairings:
         if values := _values(matrix.rows[cell]):
-            alike.setdefault(frozenset(values.items()), []).append(cell)
+            alike.setdefault(frozenset((name, round(value, 12)) for name, value in values.items()), []).append(cell)
+    twins = _equal_trainings(matrix)
     for cells in alike.values():
-        if len({(training, _first_of(matrix, training, test)) for training, test in cells}) > 1:
+        said = {(_first_of(one, twins), _first_of(test, matrix.rows[one, test].coincide)) for one, test in cells}
+        if len(said) > 1:
             names = ", ".join(matrix.called(cell) for cell in cells)
             yield f"Equal in every metric, though nothing says that they must be: {names}."
 
 
-def _first_of(matrix: Matrix, training: str, test: str) -> str:
-    """The first of the variants that are declared equal to this one after that training, over any number of steps."""
-    same = {test}
-    pairs = matrix.rows[training, test].coincide
+def _first_of(name: str, pairs: Sequence[tuple[str, str, str]]) -> str:
+    """The first of those that are declared equal to this one, over any number of steps."""
+    same = {name}
     for _ in pairs:
         same |= {name for one, other, _ in pairs if {one, other} & same for name in (one, other)}
     return min(same)

@@ -102,8 +102,6 @@ class Measured:
             return {"difference": found.to_json(), "p": p if np.isfinite(p) else None, "smallest": smallest}
 
         asked = {"a": sorted(a), "b": sorted(b), "metric": metric, "subset": subset, "variants": variants}
-        if paired:  # apart from what was kept before seeds were paired
-            asked["seeds"] = "paired"
         return {**self.kept(asked, make), "paired_seeds": paired}
 
     def validation(
@@ -120,7 +118,7 @@ class Measured:
             return {v: found[metric].to_json() for v, found in each.items() if metric in found}
 
         asked = {"validation": sorted(runs), "metric": metric, "subset": subset, "variants": list(variants)}
-        found = {v: Estimate(**kept) for v, kept in self.kept({**asked, "interval": True}, make).items()}
+        found = {v: Estimate(**kept) for v, kept in self.kept(asked, make).items()}
         return {v: one for v, one in found.items() if one.value is not None}
 
     def _measure(self, runs: Mapping[str, Callable[[], Frame]]) -> list[dict[str, Any]]:

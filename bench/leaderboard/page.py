@@ -21,6 +21,7 @@ from bench.leaderboard.matrix import Matrix, words
 from bench.leaderboard.matrix_files import heats
 from bench.leaderboard.rows import Board, Comparison, Row
 from bench.leaderboard.titles import metric_title
+from bench.ledger import OPENINGS
 from bench.metrics import METRICS, Estimate
 from bench.metrics.explain import SCALES
 from bench.space import flat
@@ -63,7 +64,6 @@ QUESTIONS = {
     "malignancy": "Is this mass malignant? AUROC.",
     "detection": "Does this image show a mass, and where? Share of lesions found at 1 false positive per normal film (FPPI).",
 }
-OPENINGS = ("final", "judge")  # kinds of ledger entries that open a test side
 LEDGER_COLUMNS = (
     "date",
     "kind",
