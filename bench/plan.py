@@ -328,15 +328,15 @@ def make_ready(
 
 
 def _check_classes(ready: Ready) -> None:
-    """DataError where the films that train show one class alone: what comes of them could not be told from a constant."""
+    """DataError where what trains shows one class alone: what comes of them could not be told from a constant."""
     track, table = ready.task.track, ready.prepared.table
     labels = table.loc[ready.split.sides_of(table) == "train", track.column]
     present = sorted(set(labels[labels >= 0]))
     if len(present) == 1:
-        what = f"every film that trains is {track.classes[present[0]]}; the track {track.name} tells {', '.join(track.classes)} apart"
-        raise DataError(
-            what, str(ready.cell), "add films of another class (phantom: data.normal_share), or take another track"
-        )
+        unit, only = {"image": "film"}.get(track.unit, track.unit), track.classes[present[0]]
+        what = f"every {unit} that trains is {only}; the track {track.name} tells {', '.join(track.classes)} apart"
+        do = f"add {unit}s of another class (`list datasets -v`: options of the data set), or take another track"
+        raise DataError(what, str(ready.cell), do)
 
 
 def trial_folder(ready: Ready, study: str, number: int) -> Path:

@@ -56,7 +56,6 @@ MASS = 1  # position of the class in the track
 class Looked:
     """One pass over a batch. Crops are at `corners` (B, K, 2), upper left pixels."""
 
-    features: Tensor  # (B, D, h, w)
     logits: Tensor  # (B, C, h, w)
     chosen_by: Tensor  # (B, C, h, w): the map that picked the crops
     corners: Tensor
@@ -159,7 +158,7 @@ class Gmic(Method):
             crop = c.crop_size(film)
             corners = to_pixels(greedy_windows(chosen_by, cells_of(crop, film, cells), c.K, c.zero_range), cells, film)
             cut = crops(x, corners, crop)
-        return Looked(features, logits, chosen_by, corners, self.net.fuse(features, cut))
+        return Looked(logits, chosen_by, corners, self.net.fuse(features, cut))
 
     def _choosing(self, features: Tensor, logits: Tensor, cam: Cam) -> Tensor:
         """(B, C, h, w) the map of every output that is trained."""

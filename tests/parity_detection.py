@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.metrics import detection
+from bench.metrics import detection, froc
 from bench.metrics.detection import AUTHORS, CPM, Rules
 from bench.metrics.explain import upsample
+from bench.metrics.found import Found
 from tests.parity import Check, Evaluator
 
 Arrays = Mapping[str, np.ndarray]
@@ -88,6 +89,12 @@ def free_response(arrays: Arrays, dtype: str) -> Iterator[Check]:
         yield Check(f"froc_sens_{rule}", got, arrays[f"froc_sens_{rule}"], 0, 0)
     mean = np.mean([detection.sensitivity(points, at) for at in CPM])
     yield Check("froc_cpm_step", mean, arrays["froc_cpm_step"], 1e-15, 0)
+    # The same as the board counts it: sums over films, each with what is found and what is false at every lesion's score.
+    hit, false = froc.points_of(Found([], np.zeros(0), [a for a, _ in each], [b for _, b in each]))
+    totals = np.concatenate([hit.sum(axis=0), false.sum(axis=0), [len(truth), images]])
+    board = [froc._value_at(tuple(at), 1)(totals) for at in (*([one] for one in arrays["froc_fppi"]), CPM)]
+    want = np.append(arrays["froc_sens_step"], arrays["froc_cpm_step"])
+    yield Check("froc_sens_step and froc_cpm_step, of the board", np.array(board), want, 0, 1e-15)
     up = upsample(arrays["up_in"][None], arrays["up_float64"].shape)[0]  # type: ignore[arg-type]
     yield Check("up_float64", up, arrays["up_float64"], 0, 1e-12)
     yield Check("up_cv2", up, arrays["up_cv2"], 0, 1e-6)

@@ -33,8 +33,13 @@ def drawn(rng: np.random.Generator, patients: int, slope: float, seeds: int) -> 
     return frames
 
 
-@pytest.mark.parametrize(("patients", "seeds", "slope"), [(200, 5, 1.0), (200, 5, 2.0), (75, 1, 2.0), (75, 5, 1.0)])
-def test_the_interval_holds_its_value_and_mostly_the_truth(patients: int, seeds: int, slope: float) -> None:
+@pytest.mark.parametrize(
+    ("patients", "seeds", "slope", "least"),
+    [(200, 5, 1.0, 0.6), (200, 5, 2.0, 0.9), (75, 1, 2.0, 0.8), (75, 5, 1.0, 0.5)],
+)
+def test_the_interval_holds_its_value_and_where_it_is_not_small_the_truth(
+    patients: int, seeds: int, slope: float, least: float
+) -> None:
     rng = np.random.default_rng(5)
     truth = float(np.mean([calibration_error(one).value for one in drawn(np.random.default_rng(9), LARGE, slope, 20)]))
     found = [
@@ -45,4 +50,4 @@ def test_the_interval_holds_its_value_and_mostly_the_truth(patients: int, seeds:
     LOG.info("%d patients, %d seeds, slope %g: %.3f, mean %.3f of %.3f", patients, seeds, slope, held, mean, truth)
     assert all(e.low is not None and e.high is not None and e.value is not None for e in found)
     assert all(e.low <= e.value <= e.high for e in found)  # type: ignore[operator]
-    assert held > 0.5  # BCa's: 0 where the network is well calibrated
+    assert held > least  # BCa's: 0 where the network is well calibrated

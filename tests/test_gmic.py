@@ -323,8 +323,8 @@ def test_the_test_map_changes_what_detection_reads_and_nothing_else() -> None:
     prediction, maps = method.predict(batch, "detection"), shown(method, batch)
     assert [variant.name for variant in method.variants()] == list(CAMS)
     for variant in method.variants():
-        assert torch.equal(method.vary(prediction, maps, variant).scores, prediction.scores)
-        assert variant.map == variant.name and variant.settings == {"test_cam": variant.name}
+        assert variant.map in maps and variant.map == variant.name and variant.settings == {"test_cam": variant.name}
+        assert not [name for name in maps if name != variant.map and torch.equal(maps[name], maps[variant.map])]
     other = gmic(test_cam="xgradcam")
     assert next(variant.name for variant in other.variants()) == "xgradcam"
     other.load_state_dict(method.state_dict())

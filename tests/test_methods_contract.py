@@ -16,7 +16,7 @@ import search_spaces
 from data.batch import Batch
 from data.inputs import Inputs
 from data.tracks import TRACKS
-from models.method import Method, Stage, not_applicable
+from models.method import Method, MethodConfig, Stage, not_applicable
 from tests.toy import PROVIDES, freeze, subset, total, toy_batch, toy_config, toy_method, train, train_all
 
 METHODS = models.names()
@@ -78,6 +78,8 @@ def test_config_survives_json_and_describes_itself(name: str) -> None:
         assert field.description, f"{key} has no description"
         extra = field.json_schema_extra
         assert isinstance(extra, dict) and extra.get("kind") in ("science", "budget"), f"{key} has no kind"
+    if config.start_file is not MethodConfig.start_file:
+        assert "weights" in config.model_fields, "the field that a planned run's file is named in (bench/starts.py)"
     with pytest.raises(ValueError, match="extra"):
         config.model_validate({"no_such_field": 1})
     with pytest.raises(ValueError, match="frozen"):

@@ -142,7 +142,7 @@ def calibration_error(frame: Frame) -> Part:
         stated, came = probabilities.max(axis=1), (frame.predicted == labels).astype(np.float64)
     place = np.eye(BINS)[bins(stated)]
     rows = np.concatenate([place * (came - stated)[:, None], np.ones((len(labels), 1))], axis=1)
-    note = "upward biased in small samples"
+    note = "upward biased in small samples; where it is small, the interval often lies beside the truth"
     return _part(
         frame, rows, lambda totals: np.abs(totals[..., :-1]).sum(axis=-1) / totals[..., -1], note=note, biased=True
     )
