@@ -248,23 +248,21 @@ class _Sources:
         return ", ".join(part for part in parts if part)
 
 
+WHOLE = "whole film"
+
+
 def _place(sample: pd.Series, size: tuple[int, int]) -> str:
     """How large the region is and where on its film, which the picture alone does not tell. size: of the input (H, W)."""
-    film = f"film {sample['width']} x {sample['height']} px"
-    unknown = "pixel size unknown"  # no prepared table has it
-    shown = f"{film}, {unknown}; shown as {size[1]} x {size[0]} px, {_lie(sample)}"
-    if [round(float(sample[name])) for name in ("wx0", "wy0", "wx1", "wy1")] == [
-        0,
-        0,
-        sample["width"],
-        sample["height"],
-    ]:
-        return f"whole {shown}"
-    return f"{_region(sample)} from the film's upper left corner; {shown}"
+    region = _region(sample)
+    film = f"film {sample['width']} x {sample['height']} px, pixel size unknown"  # no prepared table has it
+    where = f"whole {film}" if region == WHOLE else f"{region} from the film's upper left corner; {film}"
+    return f"{where}; shown as {size[1]} x {size[0]} px, {_lie(sample)}"
 
 
 def _region(sample: pd.Series) -> str:
     x0, y0, x1, y1 = (round(float(sample[name])) for name in ("wx0", "wy0", "wx1", "wy1"))
+    if (x0, y0, x1, y1) == (0, 0, sample["width"], sample["height"]):
+        return WHOLE
     return f"region {x1 - x0} x {y1 - y0} px (film) at x {x0}, y {y0}"
 
 

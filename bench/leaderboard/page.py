@@ -295,10 +295,10 @@ def _blind(row: Row, name: str) -> str:
     return f"best blind: {estimate.note} {cell['value']} {cell['interval']}{ties}"
 
 
-def _lowest(row: Row) -> str:
+def _lowest(row: Row) -> dict[str, Any] | None:
     """The primary metric of the training that did worst."""
     worst = min((e for e in row.each.values() if e.value is not None), key=lambda e: e.value or 0.0, default=None)
-    return f"lowest {' '.join(str(_cell(worst)[key]) for key in ('value', 'interval'))}" if worst else ""
+    return _cell(worst) if worst else None
 
 
 def _metric(name: str, estimate: Estimate) -> dict[str, Any]:
